@@ -1,0 +1,468 @@
+"""What a caller gets: complete, in OpenAI's form, whatever the provider left out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from recorded import Told, chat
+
+from proxy.chat_answer import FINISH_REASONS, Part, ToolCall, chunks, completion
+from proxy.errors import ProviderError
+
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+NATIVE: dict[str, Any] = {"has_choices": False}
+
+
+def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
+    total = prompt + answer
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total, **more}
+
+
+def answer(part: Part, *, token_limit: int | None = None) -> dict[str, Any]:
+    return completion(chat(), part, token_limit=token_limit)
+
+
+def stream(*parts: Part | None, limit: int | None = None, usage: bool = True) -> list[Any]:
+    asked = chat(stream=True, stream_options={"include_usage": usage})
+    return list(chunks(asked, parts, token_limit=limit))
+
+
+def told(*parts: Part | None, limit: int | None = None) -> Told:
+    return Told.by(stream(*parts, limit=limit))
+
+
+# --- whole answers ------------------------------------------------------------------------------
+
+
+def test_a_completion() -> None:
+    """Every key that clients read, and no other."""
+    part = Part(content="Hello!", finish_reason="stop", usage=used(9, 3))
+    assert answer(part) == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_790_000_000,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello!"},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+    }
+
+
+def call(**more: Any) -> ToolCall:
+    return ToolCall(**{"index": None, "id": None, "name": None, "arguments": None, **more})
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part(content=""), {"content": ""}),
+        (Part(finish_reason="stop"), {"content": ""}),
+        (Part(finish_reason="length"), {"content": ""}),
+        (Part(reasoning="Hm."), {"content": "", "reasoning_content": "Hm."}),
+        (Part(content="4", reasoning="Hm."), {"content": "4", "reasoning_content": "Hm."}),
+        (Part(content="4", reasoning=""), {"content": "4"}),
+        (
+            Part(tool_calls=[call(id="c", name="f", arguments='{"a":1}')]),
+            {
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "c",
+                        "type": "function",
+                        "function": {"name": "f", "arguments": '{"a":1}'},
+                    }
+                ],
+            },
+        ),
+        (
+            Part(content="", tool_calls=[call(name="f"), call(name="g", arguments="")]),
+            {
+                "content": "",
+                "tool_calls": [
+                    {
+                        "id": "call_1_0",
+                        "type": "function",
+                        "function": {"name": "f", "arguments": "{}"},
+                    },
+                    {
+                        "id": "call_1_1",
+                        "type": "function",
+                        "function": {"name": "g", "arguments": "{}"},
+                    },
+                ],
+            },
+        ),
+        (
+            Part(extra={"refusal": "No."}),
+            {"content": "", "refusal": "No."},
+        ),
+    ],
+    ids=[
+        "an empty string is an answer",
+        "null beside stop",
+        "null beside length",
+        "null beside reasoning",
+        "reasoning",
+        "no reasoning",
+        "null stays only beside tool calls",
+        "ids and arguments made up",
+        "more keys are relayed",
+    ],
+)
+def test_messages(part: Part, message: dict[str, Any]) -> None:
+    assert answer(part)["choices"][0]["message"] == {"role": "assistant", **message}
+
+
+@pytest.mark.parametrize("part", [Part(), Part(reasoning=""), Part(usage=used(1, 1))])
+def test_no_answer(part: Part) -> None:
+    """Neither text, tool call, reasoning nor finish."""
+    with pytest.raises(ProviderError) as caught:
+        answer(part)
+    assert caught.value.code == "provider_bad_answer"
+    with pytest.raises(ProviderError) as caught:
+        stream(part, None)
+    assert caught.value.code == "provider_bad_answer"
+
+
+LIMIT_REACHED = Part(content="a", usage=used(1, 256), **NATIVE)
+ENDS = [
+    ("the provider's", Part(content="a", finish_reason="content_filter"), "content_filter"),
+    ("also beside calls", Part(tool_calls=[call(name="f")], finish_reason="stop"), "stop"),
+    ("calls", Part(tool_calls=[call(name="f")], **NATIVE), "tool_calls"),
+    ("calls at the limit", Part(tool_calls=[call(name="f")], usage=used(1, 256)), "tool_calls"),
+    ("the limit reached", LIMIT_REACHED, "length"),
+    ("the limit passed", Part(content="a", usage=used(1, 257), **NATIVE), "length"),
+    ("under the limit", Part(content="a", usage=used(1, 255), **NATIVE), "stop"),
+    ("no usage", Part(content="a", **NATIVE), "stop"),
+    ("in OpenAI's form", Part(content="a", usage=used(1, 256)), "stop"),
+]
+
+
+@pytest.mark.parametrize(("part", "reason"), [e[1:] for e in ENDS], ids=[e[0] for e in ENDS])
+def test_the_finish_reason_is_made_up_where_there_is_none(part: Part, reason: str) -> None:
+    """In the provider's own form it is the limit that tells whether an answer was cut off."""
+    assert answer(part, token_limit=256)["choices"][0]["finish_reason"] == reason
+    assert told(part, None, limit=256).finish == reason
+
+
+def test_without_a_limit_nothing_was_cut_off() -> None:
+    assert answer(LIMIT_REACHED)["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("reason", FINISH_REASONS)
+def test_openais_four_reasons(reason: str) -> None:
+    part = Part(content="a", finish_reason=reason)
+    assert answer(part)["choices"][0]["finish_reason"] == reason
+    assert told(part).finish == reason
+
+
+@pytest.mark.parametrize(
+    ("raw", "usage"),
+    [
+        (None, ZEROS),
+        ({}, ZEROS),
+        (used(9, 3), used(9, 3)),
+        ({"prompt_tokens": 9, "completion_tokens": 3}, used(9, 3)),
+        ({"prompt_tokens": 9.0, "completion_tokens": 3.7, "total_tokens": 12.9}, used(9, 3)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 20},
+            {**used(9, 3), "total_tokens": 20},
+        ),
+        ({"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}, used(9, 3)),
+        ({"prompt_tokens": None, "completion_tokens": "3", "total_tokens": []}, ZEROS),
+        ({"prompt_tokens": -1, "completion_tokens": 3}, used(0, 3)),
+        (used(9, 3, neurons=0.25, cost="1"), used(9, 3)),
+        (
+            used(9, 3, prompt_tokens_details={"cached_tokens": 4}),
+            used(9, 3, prompt_tokens_details={"cached_tokens": 4}),
+        ),
+        (used(9, 3, prompt_tokens_details=None), used(9, 3)),
+        (
+            used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
+            used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
+        ),
+    ],
+)
+def test_usage_is_three_whole_numbers_always(raw: Any, usage: dict[str, Any]) -> None:
+    """Zeros where there is none; neurons dropped, details kept."""
+    got = answer(Part(content="a", usage=raw))["usage"]
+    assert got == usage
+    assert all(type(got[name]) is int for name in ZEROS)
+    assert told(Part(content="a", usage=raw, **NATIVE), None).usage == usage
+
+
+def test_logprobs_are_relayed() -> None:
+    logprobs = {"content": [{"token": "a", "logprob": -0.1}]}
+    assert answer(Part(content="a", logprobs=logprobs))["choices"][0]["logprobs"] == logprobs
+    _, chunk, *_ = stream(Part(content="a", logprobs=logprobs), None)
+    assert chunk["choices"][0]["logprobs"] == logprobs
+    assert chunk["choices"][0]["delta"] == {"content": "a"}
+
+
+def test_keys_beside_the_choices_are_relayed() -> None:
+    """But the answer's identity is ours."""
+    part = Part(content="a", fields={"system_fingerprint": "fp", "service_tier": "x"})
+    for got in (answer(part), stream(part, None)[1]):
+        assert (got["system_fingerprint"], got["service_tier"]) == ("fp", "x")
+    part = Part(content="a", fields={"id": "x", "model": "x", "choices": [], "object": "x"})
+    assert answer(part)["id"] == "chatcmpl-1"
+    assert answer(part)["choices"]
+    assert Told.by(stream(part, None)).text == "a"
+
+
+# --- streams ------------------------------------------------------------------------------------
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1_790_000_000,
+        "model": "m",
+        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+    }
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+USAGE = {**chunk({}), "choices": [], "usage": used(9, 2)}
+
+
+def test_the_chunks_of_a_stream() -> None:
+    """Role, deltas, one finish, and the usage."""
+    parts = [
+        Part(content=""),
+        Part(content="Hel"),
+        Part(content="lo"),
+        Part(finish_reason="length"),
+        Part(usage=used(9, 2), has_choices=False),
+        None,
+    ]
+    says = [ROLE, chunk({"content": "Hel"}), chunk({"content": "lo"}), chunk({}, "length")]
+    assert stream(*parts) == [*says, USAGE]
+    assert stream(*parts, usage=False) == says
+
+
+def test_all_in_one_part() -> None:
+    """A whole answer, turned into a stream: each kind of delta once."""
+    part = Part(
+        content="4",
+        reasoning="Hm.",
+        tool_calls=[call(name="f", arguments="{}")],
+        finish_reason="stop",
+        usage=used(9, 2),
+    )
+    function = {"name": "f", "arguments": "{}"}
+    delta = {
+        "reasoning_content": "Hm.",
+        "content": "4",
+        "tool_calls": [{"index": 0, "id": "call_1_0", "type": "function", "function": function}],
+    }
+    assert stream(part, None) == [ROLE, chunk(delta), chunk({}, "stop"), USAGE]
+
+
+def test_a_refusal_is_relayed() -> None:
+    said = stream(Part(extra={"refusal": "No."}), None)
+    assert said[:2] == [ROLE, chunk({"refusal": "No."})]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[Part(content=""), None], [Part(content=""), Part(finish_reason="stop")]],
+    ids=["DONE", "finish"],
+)
+def test_an_empty_string_is_an_answer(parts: list[Part | None]) -> None:
+    assert stream(*parts, usage=False) == [ROLE, chunk({}, "stop")]
+
+
+def test_the_role_waits_until_something_is_said() -> None:
+    """Until the first chunk is out, a failure keeps its status."""
+    read = []
+
+    def parts() -> Iterator[Part]:
+        for part in (Part(), Part(usage=used(1, 0)), Part(content="a"), Part(content="b")):
+            read.append(part)
+            yield part
+
+    said = chunks(chat(stream=True), parts(), token_limit=None)
+    assert not read
+    assert next(said) == ROLE
+    assert len(read) == 3
+    assert next(said) == chunk({"content": "a"})
+    assert len(read) == 3  # each token leaves before the next is awaited
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "heard"),
+    [
+        ([], "provider_failed", 0),
+        ([Part()], "provider_failed", 0),
+        ([None], "provider_bad_answer", 0),
+        ([Part(usage=used(1, 0)), None], "provider_bad_answer", 0),
+        ([Part(content="")], "provider_failed", 1),
+        ([Part(content="a")], "provider_failed", 2),
+        ([Part(content="a"), Part(usage=used(9, 2), has_choices=False)], "provider_failed", 2),
+    ],
+)
+def test_a_cut_stream_has_no_end(parts: list[Part | None], code: str, heard: int) -> None:
+    """Neither [DONE] nor a finish_reason before the end: no finish, no usage, but a failure."""
+    got = []
+    with pytest.raises(ProviderError) as caught:
+        for said in chunks(chat(stream=True), parts, token_limit=None):
+            got.append(said)
+    assert caught.value.code == code
+    assert len(got) == heard
+    assert not any(said["choices"][0]["finish_reason"] for said in got)
+
+
+def test_what_comes_after_done_is_not_read() -> None:
+    """Two [DONE]s are one."""
+    assert told(Part(content="a"), None, None, Part(content="b")).text == "a"
+
+
+def test_the_last_finish_reason_counts() -> None:
+    """More text may come after the first."""
+    got = told(Part(content="a", finish_reason="stop"), Part(content="b", finish_reason="length"))
+    assert (got.text, got.finish) == ("ab", "length")
+    assert (
+        told(Part(content="a", finish_reason="length"), Part(content="b"), None).finish == "length"
+    )
+
+
+DETAILS = {"prompt_tokens_details": {"cached_tokens": 1}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "usage"),
+    [
+        ([], ZEROS),
+        (
+            [
+                Part(usage=used(39, 0)),
+                Part(usage=used(0, 1)),
+                Part(usage=used(0, 3, **DETAILS)),
+            ],
+            used(39, 4, **DETAILS),
+        ),
+        ([Part(usage=used(39, 1)), Part(usage=used(39, 2)), Part(usage=used(39, 5))], used(39, 5)),
+        ([Part(usage=used(39, 5))], used(39, 5)),
+        (
+            [Part(usage=used(39, 0)), Part(usage=used(0, 1)), Part(usage=used(39, 5), **NATIVE)],
+            used(39, 5),
+        ),
+        (
+            [
+                Part(usage=used(0, 1)),
+                Part(usage=used(39, 5), **NATIVE),
+                Part(usage=ZEROS, **NATIVE),
+            ],
+            used(39, 5),
+        ),
+        ([Part(usage=used(39, 1)), Part(usage=ZEROS, **NATIVE)], used(39, 1)),
+        ([Part(usage=used(39, 1), **NATIVE), Part(usage=used(39, 5), **NATIVE)], used(39, 5)),
+    ],
+    ids=[
+        "none",
+        "increments",
+        "counts so far",
+        "once",
+        "increments, then all of it",
+        "all of it, then zeros",
+        "zeros at the end count nothing",
+        "counts so far in the provider's form",
+    ],
+)
+def test_usage_once(parts: list[Part], usage: dict[str, Any]) -> None:
+    """However a provider tells it: last, and all of it."""
+    assert told(Part(content="a"), *parts, None).usage == usage
+
+
+def test_usage_may_come_before_the_text() -> None:
+    assert told(Part(usage=used(9, 2), **NATIVE), Part(content="a"), None).usage == used(9, 2)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        (
+            [
+                [call(index=0, id="c", name="f", arguments="")],
+                [call(index=0, arguments='{"a"')],
+                [call(index=0, arguments=":1}")],
+            ],
+            [("f", '{"a":1}')],
+        ),
+        (
+            [
+                [call(name="f", arguments='{"a"')],
+                [call(arguments=":1}")],
+                [call(name="g")],
+                [call(arguments="{}")],
+            ],
+            [("f", '{"a":1}'), ("g", "{}")],
+        ),
+        (
+            [
+                [call(index=0, name="f"), call(index=1, name="g")],
+                [call(index=1, arguments="1")],
+                [call(index=0, arguments="0")],
+            ],
+            [("f", "0"), ("g", "1")],
+        ),
+        (
+            [[call(name="f", arguments="0"), call(name="g", arguments="1")]],
+            [("f", "0"), ("g", "1")],
+        ),
+        ([[call(index=0, name="f", arguments="{}")], [call()]], [("f", "{}")]),
+        ([[call()], [call(index=0, name="f", arguments="{}")]], [("f", "{}")]),
+        (
+            [[call(index=0, id="c", name="f")], [call(index=0, id="c", name="f", arguments="{}")]],
+            [("f", "{}")],
+        ),
+    ],
+    ids=[
+        "with indexes",
+        "without indexes, a name begins the next",
+        "two at once",
+        "two in one part",
+        "nulls at the end",
+        "nulls at the start",
+        "named in each delta",
+    ],
+)
+def test_tool_calls_in_pieces(pieces: list[list[ToolCall]], calls: list[tuple[str, str]]) -> None:
+    """A call is named, with its id and type, in its first delta only."""
+    got = told(*(Part(tool_calls=piece) for piece in pieces), None)
+    assert got.calls == calls
+    assert got.finish == "tool_calls"
+
+
+def test_the_deltas_of_a_tool_call() -> None:
+    pieces = [
+        call(index=0, id="c", name="f"),
+        call(index=0, id="c", name="f", arguments="{}"),
+        call(name="g"),
+    ]
+    said = stream(*(Part(tool_calls=[piece]) for piece in pieces), None)
+    deltas = [one["choices"][0]["delta"] for one in said[1:4]]
+    first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
+    second = {"index": 0, "function": {"arguments": "{}"}}
+    third = {
+        "index": 1,
+        "id": "call_1_1",
+        "type": "function",
+        "function": {"name": "g", "arguments": ""},
+    }
+    assert deltas == [{"tool_calls": [first]}, {"tool_calls": [second]}, {"tool_calls": [third]}]
+
+
+def test_a_call_without_a_name_is_no_answer() -> None:
+    """A whole one has nothing to call; in a stream its deltas say nothing."""
+    with pytest.raises(ProviderError) as caught:
+        stream(Part(tool_calls=[call(arguments="{}")]), None)
+    assert caught.value.code == "provider_bad_answer"

@@ -1,0 +1,344 @@
+"""What a caller may ask, field by field, and where a fault is said to be."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.chat_request import ChatRequest
+from proxy.errors import CallerError
+
+HI = {"role": "user", "content": "Hi"}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+
+
+def read(body: bytes) -> ChatRequest:
+    return ChatRequest.from_json(body, ["m", "other"], id="chatcmpl-1", created=1_790_000_000)
+
+
+def ask(**fields: Any) -> ChatRequest:
+    return read(json.dumps({"messages": [HI], **fields}).encode())
+
+
+def refusal(body: bytes) -> CallerError:
+    with pytest.raises(CallerError) as caught:
+        read(body)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def refused(**fields: Any) -> CallerError:
+    return refusal(json.dumps({"messages": [HI], **fields}).encode())
+
+
+def test_the_smallest_request() -> None:
+    """Only messages: the default model, whole, no options."""
+    assert read(b'{"messages":[{"role":"user","content":"Hi"}]}') == ChatRequest(
+        id="chatcmpl-1",
+        created=1_790_000_000,
+        model="m",
+        messages=[HI],
+        stream=False,
+        include_usage=False,
+        options={},
+    )
+
+
+# --- the body ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"hello",
+        b"messages=Hi",
+        b'{"messages":[],"messages":[]}',
+        b'{"temperature":NaN}',
+        b'{"temperature":1e400}',
+        b"\xff",
+        '{"messages":[]}'.encode("utf-16"),
+        b"[" * 100_000,
+        b"null",
+        b'"Hi"',
+        b"42",
+        b'[{"role":"user","content":"Hi"}]',
+    ],
+)
+def test_the_body_is_a_json_object(body: bytes) -> None:
+    error = refusal(body)
+    assert (error.code, error.param) == ("invalid_json", None)
+
+
+def test_the_message_tells_the_place_and_quotes_nothing() -> None:
+    error = refusal(b'{"messages": secret}')
+    assert "line 1, column 14" in error.message
+    assert "secret" not in error.message
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": "Be brief."},
+        HI,
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "tool", "content": "42", "tool_call_id": "c"},
+        {"role": "user", "content": ""},
+        {"role": "user", "content": "\ud800"},
+        {"role": "user", "content": "Hi", "name": "ann"},
+        {"role": "user", "content": "Hi", "name": None, "tool_call_id": None, "tool_calls": None},
+        {"role": "user", "content": "Hi", "unknown": {"a": 1}},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "assistant", "content": "", "tool_calls": []},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "user", "content": [{"type": "text", "text": ""}, IMAGE]},
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},
+    ],
+)
+def test_messages_that_are_well(message: dict[str, Any]) -> None:
+    """They stay as they came, and where they were."""
+    assert ask(messages=[HI, message, HI]).messages == [HI, message, HI]
+
+
+def test_any_number_of_messages() -> None:
+    assert len(ask(messages=[HI] * 5000).messages) == 5000
+
+
+def test_the_first_message_may_be_anyones() -> None:
+    assert ask(messages=[{"role": "assistant", "content": "Hello!"}, HI])
+
+
+@pytest.mark.parametrize("messages", [None, [], {}, "Hi", 1, True, {"0": HI}])
+def test_messages_are_a_list_with_something_in_it(messages: Any) -> None:
+    error = refused(messages=messages)
+    assert (error.code, error.param) == ("invalid_messages", "messages")
+
+
+def test_messages_must_be_there() -> None:
+    assert refusal(b"{}").param == "messages"
+    assert refusal(b'{"prompt":"Hi"}').code == "invalid_messages"
+
+
+@pytest.mark.parametrize(
+    ("message", "at"),
+    [
+        ("Hi", ""),
+        (None, ""),
+        ([HI], ""),
+        ({}, ".role"),
+        ({"content": "Hi"}, ".role"),
+        ({"role": None, "content": "Hi"}, ".role"),
+        ({"role": "User", "content": "Hi"}, ".role"),
+        ({"role": "function", "content": "Hi"}, ".role"),
+        ({"role": "", "content": "Hi"}, ".role"),
+        ({"role": 1, "content": "Hi"}, ".role"),
+        ({"role": ["user"], "content": "Hi"}, ".role"),
+        ({"role": {"user": 1}, "content": "Hi"}, ".role"),
+        ({"role": "user"}, ".content"),
+        ({"role": "user", "content": None}, ".content"),
+        ({"role": "assistant", "content": None}, ".content"),
+        ({"role": "assistant", "content": None, "tool_calls": None}, ".content"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, ".content"),
+        ({"role": "user", "content": 42}, ".content"),
+        ({"role": "user", "content": True}, ".content"),
+        ({"role": "user", "content": {"type": "text", "text": "Hi"}}, ".content"),
+        ({"role": "assistant", "content": 42, "tool_calls": [CALL]}, ".content"),
+        ({"role": "user", "content": []}, ".content"),
+        ({"role": "user", "content": ["Hi"]}, ".content[0]"),
+        ({"role": "user", "content": [None]}, ".content[0]"),
+        ({"role": "user", "content": [{}]}, ".content[0]"),
+        ({"role": "user", "content": [{"text": "Hi"}]}, ".content[0]"),
+        ({"role": "user", "content": [IMAGE, {"type": 1}]}, ".content[1]"),
+        ({"role": "user", "content": [{"type": "text"}]}, ".content[0].text"),
+        ({"role": "user", "content": [IMAGE, {"type": "text", "text": 1}]}, ".content[1].text"),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, ".content[0].text"),
+        ({"role": "user", "content": "Hi", "name": 1}, ".name"),
+        ({"role": "tool", "content": "Hi", "tool_call_id": 1}, ".tool_call_id"),
+        ({"role": "assistant", "content": "Hi", "tool_calls": {}}, ".tool_calls"),
+        ({"role": "assistant", "content": "Hi", "tool_calls": "f"}, ".tool_calls"),
+        ({"role": "assistant", "content": "Hi", "tool_calls": ["f"]}, ".tool_calls"),
+        ({"role": "assistant", "content": "Hi", "tool_calls": [CALL, None]}, ".tool_calls"),
+    ],
+)
+def test_messages_that_are_not_well(message: Any, at: str) -> None:
+    """`param` and the message say where."""
+    error = refused(messages=[HI, message])
+    assert (error.code, error.param) == ("invalid_messages", f"messages[1]{at}")
+    assert f"'messages[1]{at}'" in error.message
+
+
+def test_the_callers_text_is_not_echoed() -> None:
+    error = refused(messages=[{"role": "secret", "content": "secret"}])
+    assert "secret" not in error.message
+
+
+# --- the model --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [({}, "m"), ({"model": None}, "m"), ({"model": "m"}, "m"), ({"model": "other"}, "other")],
+)
+def test_the_model(fields: dict[str, Any], model: str) -> None:
+    """The first one is the default."""
+    chat = ask(**fields)
+    assert chat.model == model
+    assert "model" not in chat.options
+
+
+@pytest.mark.parametrize("model", ["", "M", "m ", "@cf/secret", "../m", "\ud800"])
+def test_only_models_that_are_offered(model: str) -> None:
+    """The message lists them, and does not repeat the caller's."""
+    error = refused(model=model)
+    assert (error.code, error.param) == ("model_not_allowed", "model")
+    assert "m, other" in error.message
+    assert "secret" not in error.message
+
+
+# --- parameters -------------------------------------------------------------------------------
+
+TRUE_OR_FALSE = ([True, False], [0, 1, "true", [], {}])
+STRING = (["", "low"], [True, 1, 1.5, [], {}])
+NUMBER = ([0, 1, -2, 0.5, 1e308], [True, False, "1", [], {}])
+WHOLE = ([0, 1, -2, 10**30], [True, False, 0.5, 1.0, "1", [], {}])
+LIMIT = ([1, 256, 10**30], [0, -1, True, False, 0.5, 1.0, "1", [], {}])
+OBJECT = ([{}, {"a": 1}], [True, 1, "json", []])
+
+PARAMETERS: dict[str, tuple[list[Any], list[Any]]] = {
+    "temperature": NUMBER,
+    "top_p": NUMBER,
+    "frequency_penalty": NUMBER,
+    "presence_penalty": NUMBER,
+    "repetition_penalty": NUMBER,
+    "top_k": WHOLE,
+    "seed": WHOLE,
+    "top_logprobs": WHOLE,
+    "max_tokens": LIMIT,
+    "max_completion_tokens": LIMIT,
+    "n": ([1], [2, 128, True, False, "1", 1.5, [], {}]),
+    "logprobs": TRUE_OR_FALSE,
+    "parallel_tool_calls": TRUE_OR_FALSE,
+    "stop": (["", "END", [], ["a", "b"]], [True, 1, {}, [1], ["a", None]]),
+    "tools": ([[], [{"type": "function"}]], [True, 1, "f", {}, ["f"], [None]]),
+    "tool_choice": (["auto", "required", {"type": "function"}], [True, 1, []]),
+    "response_format": OBJECT,
+    "logit_bias": OBJECT,
+    "chat_template_kwargs": OBJECT,
+    "reasoning_effort": STRING,
+    "lora": STRING,
+}
+ACCEPTED = [(name, value) for name, (good, _) in PARAMETERS.items() for value in good]
+REFUSED = [(name, value) for name, (_, bad) in PARAMETERS.items() for value in bad]
+REFUSED += [("stream", value) for value in TRUE_OR_FALSE[1]]
+REFUSED += [("stream_options", value) for value in OBJECT[1]]
+REFUSED += [("model", value) for value in STRING[1]]
+
+
+@pytest.mark.parametrize(("name", "value"), ACCEPTED)
+def test_parameters_that_are_well(name: str, value: Any) -> None:
+    """Types are checked; but for our own work's sake, ranges are the provider's business."""
+    assert ask(**{name: value}).options == {name: value}
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED)
+def test_parameters_that_are_not_well(name: str, value: Any) -> None:
+    """A bool is no number, and a number no bool."""
+    error = refused(**{name: value})
+    assert (error.code, error.param) == ("invalid_parameter", name)
+    assert f"'{name}'" in error.message
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, "stream", "stream_options", "model", "user", "x"])
+def test_null_is_not_given(name: str) -> None:
+    assert ask(**{name: None}) == ask()
+
+
+def test_unknown_fields_are_kept() -> None:
+    """What they mean is the provider's business."""
+    fields = {"user": "ann", "metadata": {"a": [1, None]}, "x\n": 0}
+    assert ask(**fields).options == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "stream", "include_usage"),
+    [
+        ({"stream": False}, False, False),
+        ({"stream": True}, True, False),
+        ({"stream": True, "stream_options": {}}, True, False),
+        ({"stream": True, "stream_options": {"include_usage": False}}, True, False),
+        ({"stream": True, "stream_options": {"include_usage": None}}, True, False),
+        ({"stream": True, "stream_options": {"include_usage": True}}, True, True),
+    ],
+)
+def test_streams(fields: dict[str, Any], stream: bool, include_usage: bool) -> None:
+    chat = ask(**fields)
+    assert (chat.stream, chat.include_usage) == (stream, include_usage)
+    assert "stream" not in chat.options
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ({"max_tokens": 5, "max_completion_tokens": None}, 5),
+    ],
+)
+def test_the_limit_has_two_names(fields: dict[str, Any], limit: int | None) -> None:
+    """max_tokens is the former one of max_completion_tokens."""
+    assert ask(**fields).max_tokens == limit
+
+
+# --- whatever comes -----------------------------------------------------------------------------
+
+quick = settings(max_examples=120, derandomize=True, deadline=None, database=None)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["", "m", "user", "text", "x"]),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "tool_calls", "name"]),
+            children,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+names = st.sampled_from(["messages", "model", "stream", "stream_options", "user", *PARAMETERS])
+requests = st.builds(
+    lambda fields, messages: fields | messages,
+    st.dictionaries(names, values, max_size=4),
+    st.just({}) | st.just({"messages": [HI]}) | values.map(lambda value: {"messages": [value]}),
+)
+
+
+@quick
+@given(
+    st.binary()
+    | values.map(lambda v: json.dumps(v).encode())
+    | requests.map(lambda v: json.dumps(v).encode())
+)
+def test_any_body_is_a_request_or_the_callers_fault(body: bytes) -> None:
+    try:
+        chat = read(body)
+    except CallerError as error:
+        assert error.status == 400
+    else:
+        sent = json.loads(body)
+        assert chat.messages == sent["messages"]
+        assert all(sent[name] == value for name, value in chat.options.items())
