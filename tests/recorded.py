@@ -1,0 +1,178 @@
+"""What providers really sent, and the way it takes through the proxy, without HTTP."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proxy import chat_answer, exchange
+from proxy.chat_request import ChatRequest
+from proxy.errors import ProxyError
+from proxy.providers import Provider, Refusal
+
+CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
+SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One entry of samples/index.json."""
+
+    file: str
+    status: int
+    content_type: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def refusal(self) -> Refusal:
+        # As requests has them: the case of a header's name means nothing.
+        return Refusal(self.status, {k.title(): v for k, v in self.headers.items()}, self.body)
+
+
+def _samples() -> dict[str, Sample]:
+    folder = Path(__file__).parent / "samples"
+    entries = json.loads((folder / "index.json").read_bytes())["samples"]
+    return {
+        entry["file"]: Sample(
+            entry["file"],
+            entry["http_status"],
+            entry["content_type"],
+            entry["headers"],
+            (folder / entry["file"]).read_bytes(),
+        )
+        for entry in entries
+    }
+
+
+SAMPLES = _samples()
+
+
+def chat(**fields: Any) -> ChatRequest:
+    """A valid request for the model "m", with more fields or others."""
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    return ChatRequest.from_json(
+        json.dumps(body).encode(), ["m", "other"], id="chatcmpl-1", created=CREATED
+    )
+
+
+@dataclass
+class _Reply:
+    """As much of upstream.Reply as the reading of answers needs."""
+
+    sent: list[bytes]
+    is_event_stream: bool = False
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def read(self) -> bytes:
+        return b"".join(self.sent)
+
+    def pieces(self) -> Iterator[bytes]:
+        return iter(self.sent)
+
+
+def whole(
+    provider: Provider, body: Any, *, is_event_stream: bool = False, **fields: Any
+) -> dict[str, Any]:
+    """The completion that a provider's whole answer becomes."""
+    asked = chat(**fields)
+    parts = exchange.parts(provider, asked, _Reply([as_bytes(body)], is_event_stream))
+    limit = provider.token_limit and (asked.max_tokens or provider.token_limit)
+    return chat_answer.completion(asked, exchange.whole(parts), token_limit=limit)
+
+
+def streamed(
+    provider: Provider, pieces: Iterable[bytes], *, is_event_stream: bool = True, **fields: Any
+) -> Iterator[dict[str, Any]]:
+    """The chunks that a provider's stream, or its whole answer, becomes."""
+    asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
+    parts = exchange.parts(provider, asked, _Reply(list(pieces), is_event_stream))
+    limit = provider.token_limit and (asked.max_tokens or provider.token_limit)
+    return chat_answer.chunks(asked, parts, token_limit=limit)
+
+
+def as_bytes(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def sse(*frames: Any, done: bool = True) -> bytes:
+    """A stream of these frames."""
+    events = [b"data: " + as_bytes(frame) + b"\n\n" for frame in frames]
+    return b"".join(events) + b"data: [DONE]\n\n" * done
+
+
+def byte_by_byte(body: bytes) -> list[bytes]:
+    return [body[i : i + 1] for i in range(len(body))]
+
+
+def whole_from(stream: bytes) -> int:
+    """The first place at which a stream may be cut and still be a whole answer."""
+    finish = rb'data: ?(\[DONE\]|\{[^\n]*"finish_reason": ?"\w+"[^\n]*\})'
+    found = re.search(finish, stream)
+    return found.end() if found else len(stream) + 1
+
+
+@dataclass
+class Told:
+    """What a caller makes of the chunks of a stream; `usage` is None where none was told."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[tuple[str, str]] = field(default_factory=list)  # name, arguments
+    finish: str | None = None
+    usage: dict[str, Any] | None = None
+
+    @classmethod
+    def by(cls, chunks: Iterable[dict[str, Any]]) -> "Told":
+        """Read the chunks as strictly as the strictest SDK."""
+        told = cls()
+        role_chunk, *rest = list(chunks)
+        assert role_chunk["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        for chunk in (role_chunk, *rest):
+            head = {name: chunk[name] for name in ("id", "object", "created", "model")}
+            assert head == {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": CREATED,
+                "model": "m",
+            }
+        *rest, finish_chunk, usage_chunk = rest
+        for chunk in rest:
+            (choice,) = chunk["choices"]
+            assert choice["index"] == 0
+            assert choice["finish_reason"] is None
+            told._add(choice["delta"])
+        (choice,) = finish_chunk["choices"]
+        assert choice["delta"] == {}
+        told.finish = choice["finish_reason"]
+        assert usage_chunk["choices"] == []
+        told.usage = usage_chunk["usage"]
+        return told
+
+    def _add(self, delta: dict[str, Any]) -> None:
+        assert all(delta.get(name) != "" for name in ("content", "reasoning_content"))
+        self.text += delta.get("content", "")
+        self.reasoning += delta.get("reasoning_content", "")
+        for call in delta.get("tool_calls", []):
+            function = call["function"]
+            if call["index"] == len(self.calls):
+                assert call["id"]
+                assert call["type"] == "function"
+                self.calls.append((function["name"], ""))
+            name, arguments = self.calls[call["index"]]
+            self.calls[call["index"]] = name, arguments + function["arguments"]
+
+
+def told_of(error: ProxyError) -> tuple[int, str, str | None, str | None, str | None]:
+    """What a failure tells: status, code, param, X-Should-Retry, Retry-After."""
+    headers = error.headers
+    return (
+        error.status,
+        error.code,
+        error.param,
+        headers.get("X-Should-Retry"),
+        headers.get("Retry-After"),
+    )

@@ -1,0 +1,1074 @@
+"""Workers AI, repaired: what is sent, and what each answer that it was seen to give becomes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recorded import (
+    SAMPLES,
+    SECONDS_TO_MIDNIGHT,
+    Told,
+    byte_by_byte,
+    chat,
+    sse,
+    streamed,
+    told_of,
+    whole,
+    whole_from,
+)
+
+from proxy import strict_json
+from proxy.errors import CallerError, ProviderError, ProxyError
+from proxy.providers import Refusal
+from proxy.providers.workers_ai import WorkersAI
+from proxy.sse import events
+
+quick = settings(max_examples=80, derandomize=True, deadline=None, database=None)
+
+PROVIDER = WorkersAI(
+    base_url="https://example.com/accounts/acc/ai/run",
+    key="tier-2",
+    models={"m": "@cf/meta/llama-3.1-8b-instruct-fast", "other": "@cf/google/gemma-4-26b-a4b-it"},
+)
+MIDNIGHT = str(SECONDS_TO_MIDNIGHT)
+
+
+def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
+    total = prompt + answer
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total, **more}
+
+
+NOT_CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
+ZEROS = used(0, 0)
+
+
+def envelope(result: Any) -> dict[str, Any]:
+    return {"result": result, "success": True, "errors": [], "messages": []}
+
+
+# --- whole answers ------------------------------------------------------------------------------
+
+
+def says(
+    content: str | None,
+    usage: dict[str, Any],
+    finish: str = "stop",
+    *,
+    reasoning: str = "",
+    calls: tuple[tuple[str, str, str], ...] = (),
+) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """The message, the finish_reason and the usage. A call: id, name, arguments."""
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if calls:
+        message["tool_calls"] = [
+            {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for id, name, arguments in calls
+        ]
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    return message, finish, usage
+
+
+WEATHER = '{"location":"London","days":"3"}'
+
+WHOLE_SAMPLES = {
+    "native_llama_basic.json": says("Hello! How can I help you today?", used(136, 10)),
+    "native_llama_no_usage.json": says("Hello! How can I help you today?", ZEROS),
+    "native_llama_usage_neurons.json": says("Yes.", used(42, 2, **NOT_CACHED)),
+    "native_llama33_hybrid_rest.json": says('{"score": 4}', used(46, 10)),
+    "openai_shape_gemma4.json": says(
+        "The capital of France is Paris.", used(147, 16, **NOT_CACHED)
+    ),
+    "openai_shape_reasoning_content.json": says(
+        "4", used(18, 23, **NOT_CACHED), reasoning="The user asks for 2 + 2. That is 4."
+    ),
+    "gptoss_chat_completion.json": says("Hello!", used(68, 24), reasoning="User says hi."),
+    "gptoss_responses_output.json": says(
+        "Hello!", used(70, 20), reasoning="The user greets. Answer briefly."
+    ),
+    "json_mode_response_object.json": says(
+        '{"server_id":"foobar","hello":"world"}', used(15061, 192)
+    ),
+    "tool_calls_native_flat_null_response.json": says(
+        None, used(210, 24), "tool_calls", calls=(("call_1_0", "get_weather", WEATHER),)
+    ),
+    "numeric_response.json": says("42", used(20, 2)),
+    "compat_chat_completion_kimi.json": says(
+        "Hi there!", used(9, 31, **NOT_CACHED), reasoning="The user said hi."
+    ),
+    "compat_chat_completion_llama33.json": says("Hi there!", used(12, 4)),
+}
+
+
+def choices_of(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    return envelope({"choices": [{"message": message, "finish_reason": finish}], **more})
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+OUTPUT_TEXT = {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}
+
+WHOLE_SHAPES = {
+    "the default limit of 256 reached": (
+        envelope({"response": "a", "usage": used(1, 256)}),
+        says("a", used(1, 256), "length"),
+    ),
+    "a finish_reason of its own": (
+        envelope({"response": "a", "finish_reason": "model_length"}),
+        says("a", ZEROS, "length"),
+    ),
+    "thinking ate the budget: null": (
+        choices_of({"content": None, "reasoning_content": "Hm"}, "length", usage=used(9, 256)),
+        says("", used(9, 256), "length", reasoning="Hm"),
+    ),
+    "thinking ate the budget: empty": (
+        choices_of({"content": "", "reasoning": "Hm"}, "length"),
+        says("", ZEROS, "length", reasoning="Hm"),
+    ),
+    "an empty string": (envelope({"response": ""}), says("", ZEROS)),
+    "null, but a finish": (choices_of({"content": None}), says("", ZEROS)),
+    "an object that has only tool_calls": (
+        envelope({"response": {"tool_calls": []}}),
+        says('{"tool_calls":[]}', ZEROS),
+    ),
+    "an object with letters of the world": (
+        envelope({"response": {"city": "Zürich"}}),
+        says('{"city":"Zürich"}', ZEROS),
+    ),
+    "a list in JSON mode": (envelope({"response": [1, "a"]}), says('[1,"a"]', ZEROS)),
+    "zero": (envelope({"response": 0}), says("0", ZEROS)),
+    "false": (envelope({"response": False}), says("false", ZEROS)),
+    "a fraction": (envelope({"response": 0.5}), says("0.5", ZEROS)),
+    "a number in choices": (choices_of({"content": 42}), says("42", ZEROS)),
+    "empty choices beside text": (
+        envelope({"choices": [], "response": "a"}),
+        says("a", ZEROS),
+    ),
+    "empty content beside text": (
+        choices_of({"content": ""}, response="a"),
+        says("a", ZEROS),
+    ),
+    "vLLM's tool call, no response": (
+        envelope({"tool_calls": [CALL]}),
+        says(None, ZEROS, "tool_calls", calls=(("c", "f", '{"a":1}'),)),
+    ),
+    "the same tool call twice": (
+        choices_of(
+            {"content": None, "tool_calls": [CALL]},
+            "tool_calls",
+            response=None,
+            tool_calls=[{"name": "f", "arguments": {"a": 1}}],
+        ),
+        says(None, ZEROS, "tool_calls", calls=(("c", "f", '{"a":1}'),)),
+    ),
+    "text beside a tool call": (
+        choices_of({"content": "Let me see.", "tool_calls": [CALL]}, "tool_calls"),
+        says("Let me see.", ZEROS, "tool_calls", calls=(("c", "f", '{"a":1}'),)),
+    ),
+    "a tool call without arguments": (
+        envelope({"response": None, "tool_calls": [{"name": "f"}]}),
+        says(None, ZEROS, "tool_calls", calls=(("call_1_0", "f", "{}"),)),
+    ),
+    "another word for the end": (choices_of({"content": "a"}, "other"), says("a", ZEROS)),
+    "no word for the end": (choices_of({"content": "a"}, ""), says("a", ZEROS)),
+    "null for the end": (choices_of({"content": "a"}, None), says("a", ZEROS)),
+    "usage that is no object": (
+        envelope({"response": "a", "usage": [1]}),
+        says("a", ZEROS),
+    ),
+    "Responses, with a call": (
+        envelope(
+            {
+                "output": [
+                    {"type": "reasoning", "summary": []},
+                    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                ]
+            }
+        ),
+        says(None, ZEROS, "tool_calls", calls=(("c", "f", "{}"),)),
+    ),
+    "Responses, with reasoning that is empty": (
+        envelope({"output": [{"type": "reasoning", "content": []}, OUTPUT_TEXT]}),
+        says("Hi", ZEROS),
+    ),
+    "Responses, cut off": (
+        envelope({"status": "incomplete", "output": [OUTPUT_TEXT]}),
+        says("Hi", ZEROS, "length"),
+    ),
+    "Responses, in several messages": (
+        envelope({"output": [OUTPUT_TEXT, None, {"type": "x"}, OUTPUT_TEXT]}),
+        says("HiHi", ZEROS),
+    ),
+}
+
+ALL_WHOLE = {name: (SAMPLES[name].body, row) for name, row in WHOLE_SAMPLES.items()}
+ALL_WHOLE |= {name: (strict_json.dumps(body), row) for name, (body, row) in WHOLE_SHAPES.items()}
+each_whole_answer = pytest.mark.parametrize(
+    ("body", "row"), ALL_WHOLE.values(), ids=ALL_WHOLE.keys()
+)
+
+
+@each_whole_answer
+def test_whole_answers(body: bytes, row: tuple[dict[str, Any], str, dict[str, Any]]) -> None:
+    """Complete, in OpenAI's form, with our id and the model's public name."""
+    message, finish, usage = row
+    assert whole(PROVIDER, body) == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_790_000_000,
+        "model": "m",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
+        "usage": usage,
+    }
+
+
+@each_whole_answer
+def test_a_whole_answer_to_a_streaming_request(
+    body: bytes, row: tuple[dict[str, Any], str, dict[str, Any]]
+) -> None:
+    """Some models answer so; it is turned into a stream that says the same."""
+    message, finish, usage = row
+    told = Told.by(streamed(PROVIDER, [body], is_event_stream=False))
+    calls = [one["function"] for one in message.get("tool_calls", [])]
+    assert told == Told(
+        text=message["content"] or "",
+        reasoning=message.get("reasoning_content", ""),
+        calls=[(one["name"], one["arguments"]) for one in calls],
+        finish=finish,
+        usage=usage,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens", "finish"),
+    [
+        ({}, 255, "stop"),
+        ({}, 256, "length"),
+        ({"max_tokens": 10}, 9, "stop"),
+        ({"max_tokens": 10}, 10, "length"),
+        ({"max_completion_tokens": 10}, 10, "length"),
+        ({"max_tokens": 1000}, 256, "stop"),
+    ],
+)
+def test_a_native_answer_was_cut_off_where_it_reached_the_limit(
+    fields: dict[str, Any], tokens: int, finish: str
+) -> None:
+    """The one the caller gave, else Workers AI's 256."""
+    usage = used(5, tokens)
+    completion = whole(PROVIDER, envelope({"response": "a", "usage": usage}), **fields)
+    assert completion["choices"][0]["finish_reason"] == finish
+    stream = sse({"response": "a"}, {"response": "", "usage": usage})
+    assert Told.by(streamed(PROVIDER, [stream], **fields)).finish == finish
+
+
+BAD = (502, "provider_bad_answer", None, "false", None)
+
+NO_ANSWERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "empty_result_success.json": (SAMPLES["empty_result_success.json"].body, BAD),
+    "html_with_200.html": (SAMPLES["html_with_200.html"].body, BAD),
+    "http200_success_false_3043.json": (
+        SAMPLES["http200_success_false_3043.json"].body,
+        (502, "provider_failed", None, "true", None),
+    ),
+    "nothing": (b"", BAD),
+    "null": (None, BAD),
+    "a list": ([envelope({"response": "a"})], BAD),
+    "an empty object": ({}, BAD),
+    "a result that is null": (envelope(None), BAD),
+    "a result that is text": (envelope("Hello"), BAD),
+    "a result that is a list": (envelope(["Hello"]), BAD),
+    "null alone": (envelope({"response": None}), BAD),
+    "null with usage": (envelope({"response": None, "usage": used(1, 1)}), BAD),
+    "null with no calls": (envelope({"response": None, "tool_calls": []}), BAD),
+    "choices without anything": (choices_of({}, None), BAD),
+    "choices of rubbish": (envelope({"choices": ["Hello"]}), BAD),
+    "Responses without output": (envelope({"status": "completed", "output": []}), BAD),
+    "success false, no word": ({"success": False}, BAD),
+    "success false, daily allocation": (
+        {"success": False, "errors": [{"code": 4006, "message": ""}]},
+        (502, "provider_quota_exhausted", None, "false", MIDNIGHT),
+    ),
+    "success false, context": (
+        {"success": False, "errors": [{"code": 5021, "message": ""}]},
+        (400, "context_length_exceeded", "messages", None, None),
+    ),
+    "finish_reason: error": (
+        choices_of({"content": "Hel"}, "error"),
+        (502, "provider_failed", None, "false", None),
+    ),
+    "NaN": (b'{"result":{"response":NaN}}', BAD),
+}
+
+
+@pytest.mark.parametrize(("body", "tells"), NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+def test_a_200_that_is_no_answer(body: Any, tells: tuple[Any, ...]) -> None:
+    """It never becomes an empty success: whole or streamed, it keeps its status."""
+    body = body if isinstance(body, bytes) else strict_json.dumps(body)
+    with pytest.raises(ProxyError) as caught:
+        whole(PROVIDER, body)
+    assert told_of(caught.value) == tells
+    with pytest.raises(ProxyError) as caught:
+        next(streamed(PROVIDER, [body], is_event_stream=False))
+    assert told_of(caught.value) == tells
+
+
+# --- streams ------------------------------------------------------------------------------------
+
+
+def openai(delta: Any, finish: Any = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+STREAM_SAMPLES = {
+    "native_llama3_p_usage.sse": Told("Hello! How are you?", finish="stop", usage=used(755, 10)),
+    "native_llama3_old_no_usage.sse": Told("Hello world", finish="stop", usage=ZEROS),
+    "native_llama4_tool_calls_empty.sse": Told("Hello there", finish="stop", usage=used(21, 3)),
+    "llama33_dual_chunk.sse": Told("Hello world.", finish="stop", usage=used(46, 4)),
+    "gemma4_openai_incremental_usage.sse": Told(
+        "The capital is Paris.", finish="stop", usage=used(39, 5, **NOT_CACHED)
+    ),
+    "gptoss_reasoning_then_content.sse": Told(
+        "Hello!", reasoning="User says hi", finish="stop", usage=used(70, 20)
+    ),
+    "compat_llama33_id_chunks.sse": Told("Hello world", finish="stop", usage=ZEROS),
+    "numeric_response_chunk.sse": Told("1. One", finish="stop", usage=used(9, 3)),
+    "empty_stream_only_done.sse": Told("", finish="stop", usage=ZEROS),
+    "multibyte_text.sse": Told("Héllo 👋🏽 世界", finish="stop", usage=used(5, 6)),
+}
+
+G_NAME = {"id": "c", "type": "function", "index": 0, "function": {"name": "f"}}
+G_NULLS = {"id": None, "type": None, "index": None, "function": {"name": None, "arguments": None}}
+QUESTION = '{"question": "retries"}'
+
+STREAM_SHAPES = {
+    "native, in single words": (
+        sse({"response": "a"}, {"response": " b", "p": "xyz"}),
+        Told("a b", finish="stop", usage=ZEROS),
+    ),
+    "glm-5.3: reasoning to the limit": (
+        sse(
+            openai({"role": "assistant", "content": ""}, usage=used(12, 0)),
+            openai({"reasoning_content": "Hm"}, usage=used(0, 1)),
+            openai({"reasoning_content": ", so"}, usage=used(0, 2)),
+            openai({"reasoning_content": None}, "length", usage=ZEROS),
+            {"choices": [], "usage": ZEROS},
+            {"response": "", "usage": used(12, 3, neurons=0.5)},
+        ),
+        Told("", reasoning="Hm, so", finish="length", usage=used(12, 3)),
+    ),
+    "vLLM: usage so far on every chunk": (
+        sse(
+            openai({"role": "assistant", "content": ""}, usage=used(12, 0)),
+            openai({"reasoning_content": "Hm"}, usage=used(12, 1)),
+            openai({"content": "4"}, usage=used(12, 2)),
+            openai({"content": ""}, "stop", usage=used(12, 3)),
+            {"choices": [], "usage": used(12, 3)},
+        ),
+        Told("4", reasoning="Hm", finish="stop", usage=used(12, 3)),
+    ),
+    "vLLM: usage so far, and none at the end": (
+        sse(
+            openai({"content": "4"}, usage=used(12, 1)),
+            openai({"content": "2"}, "stop", usage=used(12, 2)),
+        ),
+        Told("42", finish="stop", usage=used(12, 2)),
+    ),
+    "usage in increments, and none at the end": (
+        sse(
+            openai({"content": ""}, usage=used(12, 0)),
+            openai({"content": "4"}, usage=used(0, 1)),
+            openai({"content": "2"}, "stop", usage=used(0, 1)),
+        ),
+        Told("42", finish="stop", usage=used(12, 2)),
+    ),
+    "the finish comes with the usage": (
+        sse(openai({"content": "a"}), openai({}, "length", usage=used(1, 1))),
+        Told("a", finish="length", usage=used(1, 1)),
+    ),
+    "a tool call in native pieces": (
+        sse(
+            {"tool_calls": [G_NAME]},
+            {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]},
+            {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
+            {"tool_calls": [G_NULLS]},
+            {"finish_reason": "tool_calls"},
+        ),
+        Told(calls=[("f", '{"a":1}')], finish="tool_calls", usage=ZEROS),
+    ),
+    "a native tool call, without a finish": (
+        sse({"response": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}),
+        Told(calls=[("f", '{"a":1}')], finish="tool_calls", usage=ZEROS),
+    ),
+    "a tool call said twice in one frame": (
+        sse(
+            openai(
+                {
+                    "tool_calls": [
+                        {
+                            "id": "chatcmpl-tool-1",
+                            "type": "function",
+                            "function": {"name": "ask", "arguments": QUESTION},
+                        }
+                    ]
+                },
+                tool_calls=[{"name": "ask", "arguments": {"question": "retries"}}],
+            ),
+            openai({}, "tool_calls", response="", tool_calls=[]),
+            {"response": "", "usage": used(46, 4)},
+        ),
+        Told(calls=[("ask", QUESTION)], finish="tool_calls", usage=used(46, 4)),
+    ),
+    "a tool call said again beside the finish": (
+        sse(
+            openai({"tool_calls": [CALL | {"index": 0}]}),
+            openai({}, "tool_calls", tool_calls=[{"name": "f", "arguments": {"a": 1}}]),
+        ),
+        Told(calls=[("f", '{"a":1}')], finish="tool_calls", usage=ZEROS),
+    ),
+    "a text said again beside an empty delta": (
+        sse(openai({"content": "Hi"}, response="Hi"), openai({"content": ""}, response="Hi")),
+        Told("Hi", finish="stop", usage=ZEROS),
+    ),
+    "several finishes, two ends": (
+        sse(openai({"content": "a"}), openai({}, "stop"), openai({}, "stop")) + b"data: [DONE]\n\n",
+        Told("a", finish="stop", usage=ZEROS),
+    ),
+    "numbers as tokens": (
+        sse(openai({"content": 4}), openai({"content": 2}), openai({}, "stop")),
+        Told("42", finish="stop", usage=ZEROS),
+    ),
+    "zeros as tokens": (
+        sse({"response": 1}, {"response": 0}, {"response": 0.5}),
+        Told("100.5", finish="stop", usage=ZEROS),
+    ),
+    "first a finish, then more": (
+        sse(openai({"content": "a"}, "stop"), openai({"content": "b"}), openai({}, "length")),
+        Told("ab", finish="length", usage=ZEROS),
+    ),
+    "a finish, and no DONE": (
+        sse(openai({"content": "a"}), openai({}, "stop"), done=False),
+        Told("a", finish="stop", usage=ZEROS),
+    ),
+    "a DONE, and no line end": (
+        sse({"response": "a"}, done=False) + b"data: [DONE]",
+        Told("a", finish="stop", usage=ZEROS),
+    ),
+    "comments, CRLF and no blanks": (
+        b': ping\r\n\r\ndata:{"response":"a"}\r\n\r\n:\r\ndata:[DONE]\r\n\r\n',
+        Told("a", finish="stop", usage=ZEROS),
+    ),
+    "errors that are none": (
+        sse({"response": "a", "errors": [], "error": None, "success": True}),
+        Told("a", finish="stop", usage=ZEROS),
+    ),
+}
+
+ALL_STREAMS = {name: (SAMPLES[name].body, told) for name, told in STREAM_SAMPLES.items()}
+ALL_STREAMS |= STREAM_SHAPES
+each_stream = pytest.mark.parametrize(
+    ("stream", "told"), ALL_STREAMS.values(), ids=ALL_STREAMS.keys()
+)
+
+
+@each_stream
+def test_streams(stream: bytes, told: Told) -> None:
+    assert Told.by(streamed(PROVIDER, [stream])) == told
+
+
+@each_stream
+def test_streams_byte_by_byte(stream: bytes, told: Told) -> None:
+    assert Told.by(streamed(PROVIDER, byte_by_byte(stream))) == told
+
+
+@each_stream
+def test_streams_in_two_pieces(stream: bytes, told: Told) -> None:
+    """Cut inside a frame, a number, a character or a line end."""
+    frames = list(events([stream]))
+    for place in range(len(stream)):
+        assert list(events([stream[:place], stream[place:]])) == frames
+
+
+@each_stream
+def test_a_cut_stream_never_ends_well(stream: bytes, told: Told) -> None:
+    """Wherever it breaks off before [DONE] or a finish_reason; after it, it says all it said."""
+    end = whole_from(stream)
+    for place in range(end):
+        heard = []
+        with pytest.raises(ProviderError):
+            for chunk in streamed(PROVIDER, [stream[:place]]):
+                heard.append(chunk)
+        assert not any(chunk["choices"][0]["finish_reason"] for chunk in heard)
+    if end <= len(stream):
+        assert Told.by(streamed(PROVIDER, [stream[:end]])).finish
+
+
+FAILED = (502, "provider_failed", None, "true", None)
+CUT = (502, "provider_failed", None, "false", None)
+
+BROKEN_STREAMS = {
+    "truncated_no_done.sse": (SAMPLES["truncated_no_done.sse"].body, "Hello wor", CUT),
+    "mid_stream_error_inferred.sse": (
+        SAMPLES["mid_stream_error_inferred.sse"].body,
+        "Hello",
+        FAILED,
+    ),
+    "cut inside a frame": (b'data: {"response":"Hello"}\n\ndata: {"resp', "Hello", BAD),
+    "finish_reason: error": (sse(openai({"content": "a"}), openai({}, "error")), "a", CUT),
+    "a native finish_reason: error": (
+        sse({"response": "a"}, {"response": "", "finish_reason": "error"}),
+        "a",
+        CUT,
+    ),
+    "junk": (sse({"response": "a"}, b"oops"), "a", BAD),
+    "a frame that is no object": (sse({"response": "a"}, "b"), "a", BAD),
+    "an error in the gateway's form": (
+        sse({"response": "a"}, {"error": [{"code": 2003, "message": "Rate limited"}]}),
+        "a",
+        (502, "provider_rate_limited", None, "true", "15"),
+    ),
+    "an error in OpenAI's form": (
+        sse({"response": "a"}, {"error": {"message": "secret", "code": 3040}}),
+        "a",
+        (502, "provider_overloaded", None, "true", "5"),
+    ),
+    "an error first": (sse({"errors": [{"code": 3043}], "success": False}), None, FAILED),
+    "a finish_reason: error first": (sse(openai({}, "error")), None, CUT),
+    "nothing": (b"", None, CUT),
+    "only a DONE": (sse(), None, BAD),
+    "only comments": (b": ping\n\n: ping\n\n", None, CUT),
+    "only usage": (sse({"choices": [], "usage": used(1, 0)}), None, BAD),
+    "only usage, cut": (sse({"choices": [], "usage": used(1, 0)}, done=False), None, CUT),
+}
+
+
+@pytest.mark.parametrize(
+    ("stream", "text", "tells"), BROKEN_STREAMS.values(), ids=BROKEN_STREAMS.keys()
+)
+def test_broken_streams(stream: bytes, text: str | None, tells: tuple[Any, ...]) -> None:
+    """What came is said, then the failure: no finish, no usage. None: nothing at all was said."""
+    for pieces in ([stream], byte_by_byte(stream)):
+        heard = []
+        with pytest.raises(ProxyError) as caught:
+            for chunk in streamed(PROVIDER, pieces):
+                heard.append(chunk["choices"][0])
+        assert told_of(caught.value) == tells
+        if text is None:
+            assert not heard
+        else:
+            assert "".join(choice["delta"]["content"] for choice in heard) == text
+        assert not any(choice["finish_reason"] for choice in heard)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"",
+        sse(),
+        sse({"response": "a"}, done=False),
+        sse({"response": "a"}, {"response": "b"}, done=False),
+        sse({"response": "a"}, {"response": "b"}),
+    ],
+    ids=["empty", "only a DONE", "one frame, cut", "two frames, cut", "two frames"],
+)
+def test_a_stream_that_was_not_asked_for(stream: bytes) -> None:
+    """Least of all may a cut one look whole."""
+    with pytest.raises(ProviderError):
+        whole(PROVIDER, stream, is_event_stream=True)
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def caller(code: str, param: str | None) -> tuple[Any, ...]:
+    return 400, code, param, None, None
+
+
+def provider(code: str, retry: str = "false", after: str | None = None) -> tuple[Any, ...]:
+    return 502, f"provider_{code}", None, retry, after
+
+
+REFUSAL_SAMPLES = {
+    "err_400_5004_invalid_data_documented.json": caller("provider_rejected_input", None),
+    "err_400_5006_schema.json": caller("provider_rejected_input", "messages[0].content"),
+    "err_400_5006_unevaluated.json": caller("provider_rejected_input", "seed"),
+    "err_400_5007_no_such_model.json": provider("model_unavailable"),
+    "err_400_6003_bad_auth_format.json": provider("auth_failed"),
+    "err_400_7003_7000_no_route.json": provider("not_found"),
+    "err_400_8001_invalid_input.json": caller("provider_rejected_input", None),
+    "err_400_8007_context.json": caller("context_length_exceeded", "messages"),
+    "err_401_10000_auth.json": provider("auth_failed"),
+    "err_401_2009_gateway_envelope.json": provider("auth_failed"),
+    "err_403_5016_agreement_documented.json": provider("model_unavailable"),
+    "err_403_5035_paid_only.json": provider("model_unavailable"),
+    "err_403_9109_token.json": provider("auth_failed"),
+    "err_404_7003_bad_account.json": provider("not_found"),
+    "err_405_7001_method.json": provider("not_found"),
+    "err_410_5028_deprecated.json": provider("model_unavailable"),
+    "err_410_5028_deprecated_2026_10.json": provider("model_unavailable"),
+    "err_413_3006_too_large_documented.json": caller("provider_rejected_input", None),
+    "err_413_5021_context.json": caller("context_length_exceeded", "messages"),
+    "err_422_5012.json": caller("provider_rejected_input", None),
+    "err_429_3036_daily_documented.json": provider("quota_exhausted", "false", MIDNIGHT),
+    "err_429_3040_capacity.json": provider("overloaded", "true", "5"),
+    "err_429_4006_daily.json": provider("quota_exhausted", "false", MIDNIGHT),
+    "err_429_api_global_inferred.json": provider("rate_limited", "true", "30"),
+    "err_500_3043.json": provider("failed", "true"),
+    "err_500_8004.json": provider("failed", "true"),
+    "edge_500.txt": provider("failed"),
+    "edge_502.html": provider("failed"),
+    "edge_502.txt": provider("failed"),
+    "err_flat_400_5006.json": caller("provider_rejected_input", "messages[0].content"),
+    "err_flat_400_5007.json": provider("model_unavailable"),
+    "err_flat_403_5035_plan.json": provider("model_unavailable"),
+    "err_gw_400_2001_gateway_missing.json": provider("not_found"),
+    "err_gw_401_2009.json": provider("auth_failed"),
+    "err_gw_402_balance_openai_style.json": provider("quota_exhausted"),
+    "err_gw_429_2003_rate_limited.json": provider("rate_limited", "true", "15"),
+    "err_gw_429_2045_spend.json": provider("quota_exhausted"),
+    "err_gw_no_code_500_inferred.json": provider("failed", "true"),
+}
+
+
+def test_every_sample_has_a_row() -> None:
+    rows = [WHOLE_SAMPLES, STREAM_SAMPLES, REFUSAL_SAMPLES, NO_ANSWERS, BROKEN_STREAMS]
+    assert SAMPLES.keys() - {name for table in rows for name in table} == set()
+
+
+@pytest.mark.parametrize("name", REFUSAL_SAMPLES)
+def test_refusals(name: str) -> None:
+    """Whose fault it is, where, and whether a retry helps."""
+    error = PROVIDER.error(chat(), SAMPLES[name].refusal)
+    assert told_of(error) == REFUSAL_SAMPLES[name]
+
+
+@pytest.mark.parametrize("name", REFUSAL_SAMPLES)
+def test_refusals_relay_no_prose(name: str) -> None:
+    """No model, address, account or request id of the provider's, and none of its words."""
+    message = PROVIDER.error(chat(), SAMPLES[name].refusal).message
+    for text in ("AiError", "@cf", "http", "/client", "1b4f0c2e", "Cloudflare", "neurons", "<"):
+        assert text not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("err_413_5021_context.json", ("7968", "8224")),
+        ("err_400_8007_context.json", ("262144", "263925")),
+    ],
+)
+def test_a_context_exceeded_tells_the_numbers(name: str, numbers: tuple[str, str]) -> None:
+    message = PROVIDER.error(chat(), SAMPLES[name].refusal).message
+    limit, asked_for = numbers
+    assert f"of {limit} tokens" in message
+    assert asked_for in message
+
+
+# The status it comes with, the code, and what it means: each code of the table of errors.
+CODES = [
+    *[(408, code, provider("timeout")) for code in (3007, 3008, 3046)],
+    *[(500, code, provider("failed", "true")) for code in (3043, 8004)],
+    *[(429, code, provider("overloaded", "true", "5")) for code in (3040, 3050)],
+    *[(429, code, provider("rate_limited", "true", "15")) for code in (3021, 2003, 1015)],
+    *[(429, code, provider("quota_exhausted", "false", MIDNIGHT)) for code in (3036, 4006)],
+    *[(402, code, provider("quota_exhausted")) for code in (2021, 2045)],
+    *[(400, code, provider("auth_failed")) for code in (10000, 2009, 6003, 9106, 9109, 3023, 3041)],
+    *[(400, code, provider("model_unavailable")) for code in (5028, 5007, 3042, 5016, 5018, 5035)],
+    *[(400, code, provider("not_found")) for code in (7000, 7001, 7003, 2001, 2008, 2019, 2040)],
+    (403, 5024, provider("bad_answer")),
+    *[(400, code, caller("context_length_exceeded", "messages")) for code in (5021, 8007)],
+    *[
+        (400, code, caller("provider_rejected_input", None))
+        for code in (5004, 5006, 5012, 5025, 8001, 8006, 3003, 3006)
+    ],
+]
+
+
+@pytest.mark.parametrize(("status", "code", "tells"), CODES)
+def test_the_code_decides_first(status: int, code: int, tells: tuple[Any, ...]) -> None:
+    """In each of the five envelopes, whatever the status."""
+    entry = {"code": code, "message": "Words"}
+    envelopes = [
+        {"errors": [entry], "success": False, "result": {}, "messages": []},
+        {"success": False, "error": [entry], "internalCode": code, "message": "Words"},
+        {"name": "AiError", "internalCode": code, "httpCode": status, "message": "Words"},
+        {"error": entry},
+        {"error": {"code": str(code), "message": "Words"}},
+        {"errors": entry},
+        {"errors": [{"code": 99, "message": "Unknown"}, entry]},
+    ]
+    for one in envelopes:
+        for status_too in (status, 400, 403, 500):
+            refusal = Refusal(status_too, {}, strict_json.dumps(one))
+            assert told_of(PROVIDER.error(chat(), refusal)) == tells
+
+
+# Without a code: the status, in JSON and as a page of the edge's.
+STATUSES = [
+    (301, provider("bad_answer"), provider("bad_answer")),
+    (307, provider("bad_answer"), provider("bad_answer")),
+    (401, provider("auth_failed"), provider("auth_failed")),
+    (402, provider("quota_exhausted"), provider("quota_exhausted")),
+    (403, provider("auth_failed"), provider("auth_failed")),
+    (404, provider("not_found"), provider("not_found")),
+    (405, provider("not_found"), provider("not_found")),
+    (408, provider("timeout"), provider("timeout")),
+    (410, provider("model_unavailable"), provider("model_unavailable")),
+    (429, provider("rate_limited", "true", "15"), provider("rate_limited", "true", "15")),
+    (500, provider("failed", "true"), provider("failed")),
+    (502, provider("failed", "true"), provider("failed")),
+    (503, provider("failed", "true"), provider("failed")),
+    (504, provider("failed", "true"), provider("failed")),
+    (520, provider("failed", "true"), provider("failed")),
+    (524, provider("timeout"), provider("timeout")),
+    (527, provider("failed", "true"), provider("failed")),
+]
+
+
+@pytest.mark.parametrize(("status", "in_json", "as_page"), STATUSES)
+def test_the_status_decides_second(
+    status: int, in_json: tuple[Any, ...], as_page: tuple[Any, ...]
+) -> None:
+    """A 5xx in JSON is complete; an edge's page may hide an answer that is still being made."""
+    bodies = [b'{"success":false}', b'{"errors":[{"code":99}]}', b'{"error":{"code":null}}']
+    for body in (*bodies, b'{"errors":["text"],"error":"text","internalCode":true}'):
+        assert told_of(PROVIDER.error(chat(), Refusal(status, {}, body))) == in_json
+    for page in (b"", b"<html>", b"Internal Server Error", b"error code: %d" % status, b"\xff"):
+        assert told_of(PROVIDER.error(chat(), Refusal(status, {}, page))) == as_page
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "tells"),
+    [
+        (429, b"error code: 1015", provider("rate_limited", "true", "15")),
+        (403, b"error code: 1015\n", provider("rate_limited", "true", "15")),
+        (524, b"error code: 524", provider("timeout")),
+        (503, b"error code: 503", provider("failed")),
+    ],
+)
+def test_pages_of_the_edge(status: int, page: bytes, tells: tuple[Any, ...]) -> None:
+    assert told_of(PROVIDER.error(chat(), Refusal(status, {}, page))) == tells
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 415, 422, 418])
+def test_a_refusal_that_is_not_proved_to_be_the_callers_is_the_providers(status: int) -> None:
+    """All else is a 502."""
+    error = PROVIDER.error(chat(), Refusal(status, {}, b'{"errors":[{"code":99}]}'))
+    assert (error.status, error.headers["X-Should-Retry"]) == (502, "false")
+
+
+def test_the_daily_allocation_is_known_by_its_words() -> None:
+    body = b'{"errors":[{"code":99,"message":"you have used up your daily free allocation"}]}'
+    error = PROVIDER.error(chat(), Refusal(429, {}, body))
+    assert told_of(error) == provider("quota_exhausted", "false", MIDNIGHT)
+
+
+@pytest.mark.parametrize(
+    ("sent", "tells"),
+    [
+        ("1", ("true", "1")),
+        ("60", ("true", "60")),
+        ("61", ("false", "61")),
+        ("3600", ("false", "3600")),
+        ("0", ("true", "15")),
+        ("-1", ("true", "15")),
+        ("1.5", ("true", "15")),
+        ("99999999", ("true", "15")),
+        ("soon", ("true", "15")),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", ("true", "15")),
+        ("", ("true", "15")),
+    ],
+)
+def test_a_sane_retry_after_is_passed_on(sent: str, tells: tuple[str, str]) -> None:
+    """3021: the provider's, else 15 seconds; over a minute a retry does not help."""
+    refusal = Refusal(429, {"Retry-After": sent}, b'{"errors":[{"code":3021}]}')
+    assert told_of(PROVIDER.error(chat(), refusal))[3:] == tells
+
+
+@pytest.mark.parametrize(
+    ("code", "variable"),
+    [(10000, "LLAMA_PROVIDER_API_KEY"), (5028, "LLAMA_PROVIDER_MODELS"), (7003, "ACCOUNT_ID")],
+)
+def test_the_log_says_what_was_seen_and_what_to_mend(code: int, variable: str) -> None:
+    refusal = Refusal(400, {}, b'{"errors":[{"code":%d,"message":"secret"}]}' % code)
+    line = str(PROVIDER.error(chat(), refusal))
+    assert f"HTTP 400, code {code}" in line
+    assert variable in line
+    assert "secret" not in line
+
+
+# --- what is sent -------------------------------------------------------------------------------
+
+
+def sent(**fields: Any) -> Any:
+    return json.loads(PROVIDER.request(chat(**fields)).body)
+
+
+HI = {"role": "user", "content": "Hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+def test_where_it_goes_and_with_which_key() -> None:
+    """The model goes into the path; the key shows up nowhere else."""
+    request = PROVIDER.request(chat())
+    assert request.url == (
+        "https://example.com/accounts/acc/ai/run/@cf/meta/llama-3.1-8b-instruct-fast"
+    )
+    assert request.headers == {"Authorization": "Bearer tier-2"}
+    assert PROVIDER.request(chat(model="other")).url.endswith("/@cf/google/gemma-4-26b-a4b-it")
+    assert "tier-2" not in repr(request) + repr(PROVIDER)
+
+
+def test_the_smallest_request() -> None:
+    """Only keys that the caller gave: no model, no limit, no stream."""
+    assert sent() == {"messages": [HI]}
+
+
+@pytest.mark.parametrize(
+    ("message", "becomes"),
+    [
+        ({"role": "developer", "content": "a"}, {"role": "system", "content": "a"}),
+        ({"role": "system", "content": "a"}, {"role": "system", "content": "a"}),
+        ({"role": "user", "content": ""}, {"role": "user", "content": ""}),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        ),
+        (
+            {"role": "assistant", "tool_calls": [CALL]},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        ),
+        (
+            {"role": "tool", "tool_call_id": "c", "name": "f", "content": "4"},
+            {"role": "tool", "tool_call_id": "c", "name": "f", "content": "4"},
+        ),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            {"role": "user", "content": "ab"},
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]},
+        ),
+        (
+            {"role": "user", "content": "a", "name": None, "refusal": None, "audio": {"id": "x"}},
+            {"role": "user", "content": "a"},
+        ),
+    ],
+    ids=[
+        "developer is system",
+        "system",
+        "empty",
+        "null",
+        "missing",
+        "a tool's answer",
+        "text parts",
+        "images",
+        "other keys",
+    ],
+)
+def test_messages(message: dict[str, Any], becomes: dict[str, Any]) -> None:
+    assert sent(messages=[HI, message, HI]) == {"messages": [HI, becomes, HI]}
+
+
+KNOWN: dict[str, Any] = {
+    "max_tokens": 5,
+    "temperature": 0,
+    "top_p": 1.0,
+    "top_k": 40,
+    "seed": 1,
+    "repetition_penalty": 1.1,
+    "frequency_penalty": 0.5,
+    "presence_penalty": -0.5,
+    "stop": ["END"],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "logit_bias": {"1": -100},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "reasoning_effort": "low",
+    "chat_template_kwargs": {"enable_thinking": False},
+    "lora": "mine",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_parameter_goes_as_it_came(name: str) -> None:
+    assert sent(**{name: KNOWN[name]}) == {"messages": [HI], name: KNOWN[name]}
+    assert PROVIDER.request(chat(**{name: KNOWN[name]})).ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "more"),
+    [
+        ({"max_completion_tokens": 7}, {"max_tokens": 7}),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, {"max_tokens": 7}),
+        ({"n": 1}, {}),
+        ({"temperature": None}, {}),
+        ({"stream": True}, {"stream": True}),
+        ({"stream": True, "stream_options": {"include_usage": True}}, {"stream": True}),
+        ({"stream_options": {"include_usage": True}}, {}),
+        ({"response_format": {"type": "text"}}, {}),
+        ({"response_format": {"type": "text"}, "stream": True}, {"stream": True}),
+        (
+            {"response_format": {"type": "json_object"}},
+            {"response_format": {"type": "json_object"}},
+        ),
+        (
+            {"response_format": {"type": "json_object"}, "stream": True},
+            {"response_format": {"type": "json_object"}},
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "strict": True, "schema": SCHEMA},
+                },
+                "stream": True,
+            },
+            {"response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+            {"response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+        ),
+    ],
+)
+def test_parameters(fields: dict[str, Any], more: dict[str, Any]) -> None:
+    """stream_options is never sent: some models refuse what they do not know."""
+    assert sent(**fields) == {"messages": [HI], **more}
+    assert PROVIDER.request(chat(**fields)).ignored == ()
+
+
+def test_what_it_cannot_use_is_not_sent_but_named() -> None:
+    request = PROVIDER.request(chat(user="ann", metadata={}, service_tier="x", temperature=1))
+    assert json.loads(request.body) == {"messages": [HI], "temperature": 1}
+    assert request.ignored == ("metadata", "service_tier", "user")
+
+
+def test_at_most_twenty_names() -> None:
+    names = [f"x{i:02}" for i in range(30)]
+    assert PROVIDER.request(chat(**dict.fromkeys(names, 1))).ignored == tuple(names[:20])
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\r\nX-Evil: 1", "a\n", "é", "a,b", "x" * 65])
+def test_names_that_would_break_a_header_are_not_named(name: str) -> None:
+    assert PROVIDER.request(chat(**{name: 1, "x" * 64: 1, "a.B_c-9": 1})).ignored == (
+        "a.B_c-9",
+        "x" * 64,
+    )
+
+
+def test_the_request_is_not_changed() -> None:
+    """A second try must find it as it was."""
+    asked = chat(
+        messages=[{"role": "developer", "content": [{"type": "text", "text": "a"}]}],
+        response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+        max_completion_tokens=7,
+    )
+    before = json.dumps([asked.messages, asked.options])
+    assert PROVIDER.request(asked) == PROVIDER.request(asked)
+    assert json.dumps([asked.messages, asked.options]) == before
+
+
+texts = st.text(st.characters(exclude_categories=()))
+parts = st.lists(texts.map(lambda text: {"type": "text", "text": text}), min_size=1)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["system", "developer", "user", "assistant", "tool"]),
+            "content": texts | parts | parts.map(lambda some: [*some, IMAGE]),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def text_of(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
+
+
+@quick
+@given(messages)
+def test_every_message_is_kept_in_order_with_its_text(messages: list[dict[str, Any]]) -> None:
+    kept = sent(messages=messages)["messages"]
+    assert [text_of(one["content"]) for one in kept] == [text_of(m["content"]) for m in messages]
+    assert [one["role"] for one in kept] == [
+        m["role"].replace("developer", "system") for m in messages
+    ]
+
+
+# --- whatever comes -----------------------------------------------------------------------------
+
+KEYS = [
+    *["result", "response", "choices", "message", "delta", "content", "tool_calls", "function"],
+    *["name", "arguments", "usage", "prompt_tokens", "finish_reason", "output", "type", "error"],
+    *["errors", "code", "internalCode", "success", "reasoning", "index", "id", "status"],
+]
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 10)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["", "a", "stop", "error", "message", "reasoning", "3043", "incomplete"]),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS), children, max_size=5)
+    ),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.sampled_from(KEYS), values, max_size=5)
+
+
+@settings(quick, max_examples=150)
+@given(objects)
+def test_any_answer_is_read_or_refused(body: dict[str, Any]) -> None:
+    """Nothing that a provider says becomes a 500, or an incomplete answer."""
+    try:
+        completion = whole(PROVIDER, body)
+    except (ProviderError, CallerError):
+        return
+    (choice,) = completion["choices"]
+    message = choice["message"]
+    assert isinstance(message["content"], str) or (
+        message["content"] is None and message["tool_calls"]
+    )
+    assert choice["finish_reason"] in {"stop", "length", "tool_calls", "content_filter"}
+    assert all(type(completion["usage"][name]) is int for name in ZEROS)
+    for one in message.get("tool_calls", []):
+        assert {type(text) for text in (one["id"], *one["function"].values())} == {str}
+    assert strict_json.loads(strict_json.dumps(completion)) == completion
+
+
+@quick
+@given(st.lists(objects, max_size=4), st.booleans())
+def test_any_stream_is_read_or_refused(frames: list[dict[str, Any]], done: bool) -> None:
+    try:
+        Told.by(streamed(PROVIDER, [sse(*frames, done=done)]))
+    except (ProviderError, CallerError):
+        return
+
+
+@quick
+@given(st.integers(201, 599), values.map(strict_json.dumps) | st.binary())
+def test_any_refusal_has_a_meaning(status: int, body: bytes) -> None:
+    error = PROVIDER.error(chat(), Refusal(status, {}, body))
+    assert error.status in {400, 502}
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 950, 980, 990, 2000, 100_000])
+def test_nesting_of_any_depth_is_no_crash(depth: int) -> None:
+    """The provider answered nonsense, or JSON: in neither case is it this proxy that broke."""
+    body = b'{"result":{"response":' + b"[" * depth + b"]" * depth + b"}}"
+    try:
+        content = whole(PROVIDER, body)["choices"][0]["message"]["content"]
+    except ProviderError as error:
+        assert error.code == "provider_bad_answer"
+    else:
+        assert content == "[" * depth + "]" * depth
