@@ -1,0 +1,283 @@
+"""The emulator's sockets: an HTTP/1.1 server with a thread for each connection.
+
+It understands a request, plays the script that `faults` makes for it step by step, and keeps
+what it received for tests to look at.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import select
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from emulator.answers import OPENAI, WORKERS_AI, Dialect, Json, envelope, message_text
+from emulator.directives import Faults, WrongDirectiveError, read
+from emulator.faults import Answer, Asked, End, Step, answer, json_answer, script
+
+_ROUTES: dict[str, Dialect] = {
+    r"/client/v4/accounts/[^/]+/ai/run/.+": WORKERS_AI,
+    r"(/v1)?/chat/completions": OPENAI,
+}
+_SECRETS = ("authorization", "cf-aig-authorization", "x-auth-key", "x-api-key")
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close() sends RST
+
+
+@dataclass(eq=False)
+class Received:
+    """One request as it came; header names are in lower case.
+
+    `gone` is set when the client closed the connection before the answer was finished,
+    `done` when the answer was sent to its end.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    gone: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+    def shown(self) -> Json:
+        """The request as JSON for anyone to read: secrets are masked."""
+        headers = {
+            name: _masked(value) if name in _SECRETS else value
+            for name, value in self.headers.items()
+        }
+        body = self.body.decode("utf-8", "replace")
+        return {"method": self.method, "path": self.path, "headers": headers, "body": body}
+
+
+def _masked(value: str) -> str:
+    scheme, _, secret = value.rpartition(" ")
+    return f"{scheme} …{hashlib.sha256(secret.encode()).hexdigest()[:8]}".lstrip()
+
+
+class Emulator(ThreadingTCPServer):
+    """Both providers at `url`; `with Emulator() as emulator:` serves in daemon threads.
+
+    `gap` is in seconds between the words of a stream; with a `key`, other tokens are refused.
+    `requests` holds a `Received` for each request, `connections` counts those accepted.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 1024
+
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, gap: float = 0.0, key: str | None = None
+    ) -> None:
+        self.gap, self.key = gap, key
+        self.requests: list[Received] = []
+        self.connections = 0
+        self._open: set[Any] = set()
+        self._closed = threading.Condition()
+        super().__init__((host, port), _Handler)
+        self.url = f"http://{host}:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+        with self._closed:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._closed.wait_for(lambda: not self._open, timeout=5)
+
+    def clear(self) -> None:
+        """Forget the requests received."""
+        self.requests.clear()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count a connection and serve it in a thread of its own."""
+        self.connections += 1
+        with self._closed:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that was served."""
+        super().shutdown_request(request)
+        with self._closed:
+            self._open.discard(request)
+            self._closed.notify_all()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that left; a mistake of our own is worth its traceback."""
+        with contextlib.suppress(OSError):
+            raise
+
+
+# --- understanding a request ------------------------------------------------------------------
+
+
+def _about(emulator: Emulator) -> Answer:
+    text = "This is an emulator of Workers AI and of an OpenAI-compatible API, not a model.\n"
+    return Answer(200, "text/plain; charset=utf-8", {}, [text.encode()])
+
+
+def _list(emulator: Emulator) -> Answer:
+    received = emulator.requests[:]
+    shown = [request.shown() for request in received[-100:]]
+    return json_answer(200, {"count": len(received), "requests": shown}, {})
+
+
+def _forget(emulator: Emulator) -> Answer:
+    emulator.clear()
+    return json_answer(200, {"count": 0, "requests": []}, {})
+
+
+_OWN: dict[tuple[str, str], Callable[[Emulator], Answer]] = {
+    ("GET", "/"): _about,
+    ("GET", "/requests"): _list,
+    ("DELETE", "/requests"): _forget,
+}
+
+
+def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
+    """The script of the answer to a request, which is kept unless it is about the emulator."""
+    path = unquote(urlsplit(received.path).path)
+    if own := _OWN.get((received.method, path)):
+        return script(own(emulator), Faults())
+    emulator.requests.append(received)
+    asked = _understand(emulator, received, path)
+    if isinstance(asked, Answer):
+        return script(asked, Faults())
+    try:
+        return script(answer(asked), asked.faults, emulator.gap)
+    except (AttributeError, LookupError, TypeError) as error:  # a shape no provider would take
+        payload = asked.dialect.error(400, None, f"Bad input: {error!r}", asked.ident)
+    except WrongDirectiveError as error:
+        payload = {"error": {"message": str(error)}}
+    return script(json_answer(400, payload, asked.dialect.headers(asked.ident)), Faults())
+
+
+def _understand(emulator: Emulator, received: Received, path: str) -> Asked | Answer:
+    """What is asked, or the answer that refuses it."""
+    ident = str(uuid.uuid4())
+    dialect = next((_ROUTES[route] for route in _ROUTES if re.fullmatch(route, path)), None)
+    if dialect is None:
+        where = f"Could not route to {path}, perhaps your object identifier is invalid?"
+        return json_answer(400, envelope((7003, where), (7000, "No route for that URI")), {})
+    if received.method != "POST":
+        return _refusal(dialect, 405, 7001, f"{received.method} not supported for requested URI.")
+    if emulator.key and received.headers.get("authorization") != f"Bearer {emulator.key}":
+        return _refusal(dialect, 401, 10000, "Authentication error")
+    body = _body(received)
+    if body is None:
+        message = "Bad input: Error: required properties at '/' are 'messages'"
+        payload = dialect.error(400, None, message, ident)
+        return json_answer(400, payload, dialect.headers(ident))
+    try:
+        faults, said = read(message_text(body["messages"][-1]))
+    except WrongDirectiveError as error:
+        return json_answer(400, {"error": {"message": str(error)}}, {})
+    return Asked(dialect, body, said, faults, ident, emulator.url)
+
+
+def _refusal(dialect: Dialect, status: int, code: int, message: str) -> Answer:
+    if dialect is WORKERS_AI:  # refused at the front door: not in the model layer's words
+        return json_answer(status, envelope((code, message)), {})
+    return json_answer(status, dialect.error(status, None, message, ""), {})
+
+
+def _body(received: Received) -> Json | None:
+    """The body, when it is a JSON object with a list of messages."""
+    try:
+        body = received.json
+    except (ValueError, RecursionError):
+        return None
+    messages = body.get("messages") if isinstance(body, dict) else None
+    valid = isinstance(messages, list) and messages and isinstance(messages[-1], dict)
+    return body if valid else None
+
+
+# --- one connection ---------------------------------------------------------------------------
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Emulator
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a token must leave at once
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def setup(self) -> None:
+        super().setup()
+        self._readable = select.poll()  # select() itself stops at file descriptor 1023
+        self._readable.register(self.connection, select.POLLIN)
+
+    def _serve(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        try:
+            body = self._read(headers)
+        except ValueError:  # no length, or a client that left in the middle of its request
+            self.close_connection = True
+            return
+        received = Received(self.command, self.path, headers, body)
+        try:
+            self._play(_steps(self.server, received), received)
+        except OSError:
+            received.gone.set()
+            self.close_connection = True
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+
+    def _read(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(headers.get("content-length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():  # trailers
+            pass
+        return b"".join(chunks)
+
+    def _play(self, steps: Iterable[Step], received: Received) -> None:
+        for step in steps:
+            if isinstance(step, bytes):
+                self.connection.sendall(step)
+            elif isinstance(step, float):
+                self._wait(step)
+            else:
+                self.close_connection = True
+                if step is End.RESET:
+                    linger = (socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                    self.connection.setsockopt(*linger)
+                    self.connection.close()  # before anyone can send a FIN first
+                if step is not End.COMPLETE:
+                    return
+        received.done.set()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, but no longer than the client stays: its end of file is readable."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            if self._readable.poll(min(max(left, 0), 60) * 1000):
+                if not self.connection.recv(1, socket.MSG_PEEK):
+                    raise ConnectionResetError
+                time.sleep(min(max(left, 0), 0.02))  # it sent its next request already
+            if left <= 0:
+                return

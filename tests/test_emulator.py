@@ -1,0 +1,576 @@
+"""The emulator over real HTTP: what it says when well, and each way it misbehaves on demand."""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from emulator import Emulator
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "tests" / "samples"
+INDEX = json.loads((SAMPLES / "index.json").read_text("utf-8"))["samples"]
+NATIVE = "/client/v4/accounts/0123/ai/run/@cf/meta/llama-3-8b-instruct"
+OPENAI = "/v1/chat/completions"
+SAID = 'This is the emulator, not a model. You said: "Hello, Ærø!"'
+PATHS = pytest.mark.parametrize("path", [NATIVE, OPENAI], ids=["native", "openai"])
+WEATHER = {
+    "name": "get_weather",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer"},
+            "share": {"type": "number"},
+            "exact": {"type": ["boolean", "null"]},
+            "unit": {"type": "string", "enum": ["C", "F"]},
+            "hours": {"type": "array", "items": {"type": "integer"}},
+            "place": {"type": "object", "properties": {"zip": {"type": "string"}}},
+        },
+    },
+}
+ARGUMENTS = {
+    "city": "rain in Oslo?",
+    "days": 1,
+    "share": 1.5,
+    "exact": True,
+    "unit": "C",
+    "hours": [1],
+    "place": {"zip": "rain in Oslo?"},
+}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Emulator]:
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running: Emulator) -> Emulator:
+    running.clear()
+    return running
+
+
+def asking(text: Any, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+def post(emulator: Emulator, path: str, body: Any, **options: Any) -> requests.Response:
+    return requests.post(
+        emulator.url + path, json=body, timeout=5, allow_redirects=False, **options
+    )
+
+
+def events(content: bytes) -> list[Any]:
+    """The JSON of every event of a whole stream, which must end by [DONE]."""
+    *frames, done, rest = content.decode().split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(frame.removeprefix("data: ")) for frame in frames]
+
+
+@contextlib.contextmanager
+def raw(emulator: Emulator, body: Any, path: str = NATIVE) -> Iterator[socket.socket]:
+    """A socket that has sent one request."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: emulator\r\nContent-Length: {len(data)}\r\n\r\n"
+    with socket.create_connection(emulator.server_address, timeout=5) as connection:
+        connection.sendall(head.encode() + data)
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> tuple[bytes, str]:
+    """Everything that comes, and how it ended: "fin" or "rst"."""
+    received = b""
+    try:
+        while data := connection.recv(65536):
+            received += data
+    except ConnectionResetError:
+        return received, "rst"
+    return received, "fin"
+
+
+def read_until(connection: socket.socket, mark: bytes) -> bytes:
+    received = b""
+    while mark not in received:
+        data = connection.recv(65536)
+        assert data, received
+        received += data
+    return received
+
+
+# --- what it says -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["Hello, Ærø!", [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "Ærø!"}]],
+    ids=["string", "parts"],
+)
+def test_native_whole(emulator: Emulator, content: Any) -> None:
+    answer = post(emulator, NATIVE, asking(content))
+    usage = {"prompt_tokens": 2, "completion_tokens": 11, "total_tokens": 13}
+    assert answer.json() == {
+        "result": {"response": SAID, "tool_calls": [], "usage": usage},
+        "success": True,
+        "errors": [],
+        "messages": [],
+    }
+    assert len(answer.headers["cf-ai-req-id"]) == 36 and answer.headers["cf-ray"]
+
+
+def test_native_stream(emulator: Emulator) -> None:
+    answer = post(emulator, NATIVE, asking("Hello, Ærø!", stream=True))
+    *words, last = events(answer.content)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert "".join(chunk["response"] for chunk in words) == SAID
+    assert len(words) == 11 and all(chunk["p"] for chunk in words)
+    usage = {"prompt_tokens": 2, "completion_tokens": 11, "total_tokens": 13}
+    assert last == {"response": "", "usage": usage}
+
+
+@pytest.mark.parametrize("path", [OPENAI, "/chat/completions"])
+def test_openai_whole(emulator: Emulator, path: str) -> None:
+    answer = post(emulator, path, asking("Hello, Ærø!", model="m"))
+    said = answer.json()
+    assert (said["object"], said["model"], said["usage"]["total_tokens"]) == (
+        "chat.completion",
+        "m",
+        13,
+    )
+    (choice,) = said["choices"]
+    assert choice["message"] == {"role": "assistant", "content": SAID, "refusal": None}
+    assert choice["finish_reason"] == "stop" and answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("with_usage", [False, True])
+def test_openai_stream(emulator: Emulator, with_usage: bool) -> None:
+    options = {"include_usage": with_usage}
+    body = asking("Hello, Ærø!", model="m", stream=True, stream_options=options)
+    chunks = events(post(emulator, OPENAI, body).content)
+    if with_usage:
+        last = chunks.pop()
+        assert last["choices"] == [] and last["usage"]["completion_tokens"] == 11
+    role, *words, finish = (chunk["choices"][0] for chunk in chunks)
+    assert role["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    assert "".join(word["delta"]["content"] for word in words) == SAID
+    assert (finish["delta"], finish["finish_reason"]) == ({}, "stop")
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert all(chunk.get("usage", "absent") is None for chunk in chunks) == with_usage
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_native_tool_call(emulator: Emulator, stream: bool) -> None:
+    body = asking("rain in Oslo?", tools=[WEATHER], stream=stream)
+    answer = post(emulator, NATIVE, body)
+    result = events(answer.content)[0] if stream else answer.json()["result"]
+    assert result["tool_calls"] == [{"name": "get_weather", "arguments": ARGUMENTS}]
+    assert not result["response"]
+
+
+def test_openai_tool_call_whole(emulator: Emulator) -> None:
+    tools = [{"type": "function", "function": WEATHER}]
+    answer = post(emulator, OPENAI, asking("rain in Oslo?", tools=tools))
+    choice = answer.json()["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+    assert (call["type"], call["function"]["name"]) == ("function", "get_weather")
+    assert call["id"] and json.loads(call["function"]["arguments"]) == ARGUMENTS
+
+
+def test_openai_tool_call_streamed(emulator: Emulator) -> None:
+    tools = [{"type": "function", "function": WEATHER}]
+    answer = post(emulator, OPENAI, asking("rain in Oslo?", tools=tools, stream=True))
+    choices = [chunk["choices"][0] for chunk in events(answer.content)]
+    calls = [choice["delta"]["tool_calls"][0] for choice in choices[1:-1]]
+    assert calls[0]["id"] and calls[0]["function"]["name"] == "get_weather"
+    assert len(calls) > 3 and not any("id" in call for call in calls[1:])
+    arguments = "".join(call["function"]["arguments"] for call in calls)
+    assert json.loads(arguments) == ARGUMENTS
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+def test_a_tool_result_is_answered_in_words(emulator: Emulator) -> None:
+    body = {"messages": [{"role": "tool", "content": "rain"}], "tools": [WEATHER]}
+    assert '"rain"' in post(emulator, NATIVE, body).json()["result"]["response"]
+
+
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+def test_json_mode(emulator: Emulator, kind: str) -> None:
+    body = asking("Hello, Ærø!", response_format={"type": kind})
+    expected = {"emulator": True, "you_said": "Hello, Ærø!"}
+    assert post(emulator, NATIVE, body).json()["result"]["response"] == expected
+    message = post(emulator, OPENAI, body).json()["choices"][0]["message"]
+    assert json.loads(message["content"]) == expected
+
+
+def test_max_tokens_cuts(emulator: Emulator) -> None:
+    native = post(emulator, NATIVE, asking("Hello", max_tokens=3)).json()["result"]
+    assert (native["response"], native["usage"]["completion_tokens"]) == ("This is the", 3)
+    choice = post(emulator, OPENAI, asking("Hello", max_tokens=3)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("This is the", "length")
+
+
+# --- what it refuses --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "codes"),
+    [
+        ("POST", NATIVE, b"not JSON", 400, [5006]),
+        ("POST", NATIVE, b"[]", 400, [5006]),
+        ("POST", NATIVE, b"{}", 400, [5006]),
+        ("POST", NATIVE, b'{"messages": []}', 400, [5006]),
+        ("POST", NATIVE, b'{"messages": [{"content": "a"}], "tools": "x"}', 400, [5006]),
+        ("POST", "/elsewhere", b"{}", 400, [7003, 7000]),
+        ("GET", NATIVE, b"", 405, [7001]),
+    ],
+)
+def test_refusals(
+    emulator: Emulator, method: str, path: str, body: bytes, status: int, codes: list[int]
+) -> None:
+    answer = requests.request(method, emulator.url + path, data=body, timeout=5)
+    assert answer.status_code == status
+    assert [error["code"] for error in answer.json()["errors"]] == codes
+
+
+def test_openai_refuses_in_its_own_form(emulator: Emulator) -> None:
+    answer = post(emulator, OPENAI, {})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_another_key_is_refused() -> None:
+    with Emulator(key="right") as emulator:
+        for key, status in (("right", 200), ("wrong", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            native = post(emulator, NATIVE, asking("Hello"), headers=headers)
+            openai = post(emulator, OPENAI, asking("Hello"), headers=headers)
+            assert (native.status_code, openai.status_code) == (status, status)
+        sample = json.loads((SAMPLES / "err_401_10000_auth.json").read_text())
+        assert native.json() == sample
+
+
+@PATHS
+@pytest.mark.parametrize(
+    "directive",
+    [
+        "wiat=1",
+        "wait",
+        "wait=-1",
+        "wait=nan",
+        "wait=inf",
+        "silent=1",
+        "reset=never",
+        "status=99",
+        "words=0",
+        "sample=../../README.md",
+        "code=3040",
+        "endless,framing=length",
+    ],
+)
+def test_a_wrong_directive_is_named(emulator: Emulator, path: str, directive: str) -> None:
+    answer = post(emulator, path, asking(f"[[{directive}]]"))
+    assert answer.status_code == 400
+    assert directive.split(",")[0] in answer.json()["error"]["message"]
+
+
+def test_nested_lists_are_no_directive(emulator: Emulator) -> None:
+    said = post(emulator, NATIVE, asking("[[1, 2], [3, 4]]")).json()["result"]["response"]
+    assert said.endswith('"[[1, 2], [3, 4]]"')
+
+
+# --- directives that change what is said ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("directives", "status", "code"),
+    [("status=429", 429, 3040), ("status=429,code=4006", 429, 4006), ("status=502", 502, 3043)],
+)
+def test_status(emulator: Emulator, directives: str, status: int, code: int) -> None:
+    answer = post(emulator, NATIVE, asking(f"Hello [[{directives},retry_after=7]]"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (status, "7")
+    assert answer.json()["errors"][0]["code"] == code
+    assert answer.headers["cf-ai-req-id"] in answer.json()["errors"][0]["message"]
+    answer = post(emulator, OPENAI, asking(f"Hello [[{directives}]]"))
+    assert answer.status_code == status and "message" in answer.json()["error"]
+
+
+def test_directives_are_left_out_of_the_quotation(emulator: Emulator) -> None:
+    answer = post(emulator, NATIVE, asking("Hello, [[gap=0]] Ærø! [[wait=0,first=0]]"))
+    assert answer.json()["result"]["response"] == SAID
+
+
+@PATHS
+def test_words(emulator: Emulator, path: str) -> None:
+    chunks = events(post(emulator, path, asking("[[words=40]]", stream=True)).content)
+    assert len(chunks) == (41 if path == NATIVE else 42)
+
+
+@PATHS
+def test_json_for_stream_and_sse_for_whole(emulator: Emulator, path: str) -> None:
+    whole = post(emulator, path, asking("Hello [[json_for_stream]]", stream=True))
+    assert whole.headers["content-type"] == "application/json" and whole.json()
+    stream = post(emulator, path, asking("Hello [[sse_for_whole]]"))
+    assert events(stream.content)
+
+
+@PATHS
+def test_no_done(emulator: Emulator, path: str) -> None:
+    content = post(emulator, path, asking("Hello [[no_done]]", stream=True)).content
+    assert content.endswith(b"\n\n")
+    assert b"[DONE]" not in content and b'"finish_reason":"' not in content
+
+
+@PATHS
+def test_junk(emulator: Emulator, path: str) -> None:
+    with pytest.raises(requests.exceptions.JSONDecodeError):
+        post(emulator, path, asking("Hello [[junk]]")).json()
+    frames = post(emulator, path, asking("Hello [[junk]]", stream=True)).content.split(b"\n\n")
+    assert [frame.startswith(b"data: {") for frame in frames].count(False) == 3  # + DONE, end
+
+
+def test_redirect(emulator: Emulator) -> None:
+    answer = post(emulator, NATIVE, asking("Hello [[redirect=307]]"))
+    location = answer.headers["location"]
+    assert (answer.status_code, location) == (307, emulator.url + OPENAI)
+
+
+@PATHS
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("size", [1000, 200_000])
+def test_huge_and_gzip(emulator: Emulator, path: str, stream: bool, size: int) -> None:
+    huge = post(emulator, path, asking(f"[[huge={size}]]", stream=stream))
+    packed = post(emulator, path, asking(f"[[gzip={size}]]", stream=stream), stream=True)
+    body = packed.raw.read(decode_content=False)
+    assert packed.headers["content-encoding"] == "gzip" and len(body) < size
+    for content in (huge.content, gzip.decompress(body)):
+        if stream:
+            longest = max(content.split(b"\n\n"), key=len)
+            assert len(longest + b"\n\n") == size and events(content)
+        else:
+            assert len(content) == size and json.loads(content)
+
+
+@PATHS
+@pytest.mark.parametrize("sample", INDEX, ids=lambda sample: sample["file"])
+def test_samples_are_replayed_byte_for_byte(
+    emulator: Emulator, path: str, sample: dict[str, Any]
+) -> None:
+    answer = post(emulator, path, asking(f"[[sample={sample['file']}]]", stream=True))
+    assert answer.content == (SAMPLES / sample["file"]).read_bytes()
+    assert answer.status_code == sample["http_status"]
+    assert answer.headers["content-type"] == sample["content_type"]
+    assert sample["headers"].items() <= dict(answer.headers).items()
+
+
+# --- directives that change how it is sent ----------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("end", ["reset", "close"])
+@pytest.mark.parametrize("place", ["before", "headers", "middle"])
+def test_cut(emulator: Emulator, end: str, place: str, stream: bool) -> None:
+    with raw(emulator, asking(f"Hello [[{end}={place}]]", stream=stream)) as connection:
+        received, how = read_to_end(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert how == {"reset": "rst", "close": "fin"}[end]
+    assert (bool(head), bool(body)) == {
+        "before": (False, False),
+        "headers": (True, False),
+        "middle": (True, True),
+    }[place]
+    assert not body.endswith((b"}", b"0\r\n\r\n"))
+    assert not emulator.requests[0].done.is_set()
+
+
+@pytest.mark.parametrize(
+    ("framing", "header"),
+    [
+        ("chunked", "transfer-encoding"),
+        ("length", "content-length"),
+        ("close", "connection"),
+    ],
+)
+def test_framing(emulator: Emulator, framing: str, header: str) -> None:
+    answer = post(emulator, NATIVE, asking(f"Hello [[framing={framing}]]", stream=True))
+    names = {name.lower() for name in answer.headers}
+    assert names & {"transfer-encoding", "content-length", "connection"} == {header}
+    assert events(answer.content)
+    assert emulator.requests[0].done.wait(2)
+
+
+@pytest.mark.parametrize("directive", ["wait=0.1", "first=0.1", "gap=0.01", "drip_headers=0.001"])
+def test_slowness(emulator: Emulator, directive: str) -> None:
+    started = time.monotonic()
+    answer = post(emulator, NATIVE, asking(f"Hello [[{directive}]]", stream=True))
+    assert time.monotonic() - started >= 0.09
+    assert events(answer.content)
+
+
+def test_first_delays_the_body_not_the_headers(emulator: Emulator) -> None:
+    with raw(emulator, asking("Hello [[first=30]]", stream=True)) as connection:
+        assert read_until(connection, b"\r\n\r\n").endswith(b"\r\n\r\n")
+
+
+def test_drip_body(emulator: Emulator) -> None:
+    answer = post(emulator, NATIVE, asking("Hello [[drip_body=0.0001]]"))
+    assert answer.json()["success"]
+
+
+def test_garbage(emulator: Emulator) -> None:
+    connection = http.client.HTTPConnection(*emulator.server_address, timeout=5)
+    with contextlib.closing(connection), pytest.raises(http.client.BadStatusLine):
+        connection.request("POST", NATIVE, json.dumps(asking("[[garbage]]")))
+        connection.getresponse()
+
+
+@pytest.mark.parametrize(
+    ("directive", "stream", "seen"),
+    [
+        ("silent", False, b""),
+        ("wait=60", False, b""),
+        ("first=60", True, b"\r\n\r\n"),
+        ("gap=60", True, b'"This "'),
+        ("drip_headers=60", False, b"H"),
+        ("drip_body=60", False, b"\r\n\r\n"),
+        ("stall=0", False, b"\r\n\r\n"),
+        ("stall=2", True, b'"is "'),
+        ("stall=900", True, b"[DONE]"),
+        ("no_end", True, b"[DONE]"),
+        ("endless", True, b'"This "'),
+        ("endless,gap=0.001", True, b'"This "'),
+    ],
+)
+def test_gone_is_seen_at_once(
+    emulator: Emulator, directive: str, stream: bool, seen: bytes
+) -> None:
+    with raw(emulator, asking(f"Hello [[{directive}]]", stream=stream)) as connection:
+        received = read_until(connection, seen) if seen else b""
+    while not emulator.requests:  # the client may be faster than the thread that serves it
+        time.sleep(0.001)
+    assert emulator.requests[0].gone.wait(1)
+    assert not emulator.requests[0].done.is_set()
+    assert not received.endswith(b"0\r\n\r\n")
+
+
+def test_stall_sends_so_many_events(emulator: Emulator) -> None:
+    with raw(emulator, asking("Hello [[stall=2]]", stream=True)) as connection:
+        assert read_until(connection, b'"is "').count(b"data: ") == 2
+
+
+def test_endless_goes_past_the_end(emulator: Emulator) -> None:
+    with raw(emulator, asking("Hello [[endless]]", stream=True)) as connection:
+        received = b""
+        while received.count(b'"This "') < 3:
+            received += connection.recv(65536)
+    assert b"usage" not in received
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+def test_received(emulator: Emulator) -> None:
+    post(emulator, NATIVE, asking("Hello"), headers={"X-Trace": "a"})
+    (received,) = emulator.requests
+    assert (received.method, received.path) == ("POST", NATIVE)
+    assert (received.headers["x-trace"], received.json) == ("a", asking("Hello"))
+    assert received.done.wait(2) and not received.gone.is_set()
+
+
+def test_a_chunked_request_is_read(emulator: Emulator) -> None:
+    data = json.dumps(asking("Hello, Ærø!")).encode()
+    answer = requests.post(emulator.url + NATIVE, data=iter([data[:9], data[9:]]), timeout=5)
+    assert answer.json()["result"]["response"] == SAID
+
+
+def test_its_own_pages(emulator: Emulator) -> None:
+    assert "emulator" in requests.get(emulator.url, timeout=5).text
+    post(emulator, NATIVE, asking("Hello"), headers={"Authorization": "Bearer secret"})
+    emulator.requests.extend(emulator.requests * 100)
+    shown = requests.get(f"{emulator.url}/requests", timeout=5)
+    assert (shown.json()["count"], len(shown.json()["requests"])) == (101, 100)
+    mask = "Bearer …" + hashlib.sha256(b"secret").hexdigest()[:8]
+    assert shown.json()["requests"][0]["headers"]["authorization"] == mask
+    assert "secret" not in shown.text
+    assert requests.delete(f"{emulator.url}/requests", timeout=5).json()["count"] == 0
+    assert emulator.requests == []
+
+
+def test_keep_alive() -> None:
+    with Emulator() as emulator, requests.Session() as session:
+        for stream in (False, True, False):
+            session.post(emulator.url + NATIVE, json=asking("Hello", stream=stream), timeout=5)
+        assert (emulator.connections, len(emulator.requests)) == (1, 3)
+
+
+def test_many_streams_at_once() -> None:
+    with Emulator() as emulator, contextlib.ExitStack() as stack:
+        body = asking("Hello [[stall=1]]", stream=True)
+        clients = [stack.enter_context(raw(emulator, body)) for _ in range(200)]
+        for client in clients:
+            read_until(client, b'"This "')
+        assert emulator.connections == 200
+
+
+def test_leaving_closes_everything() -> None:
+    before = threading.active_count()
+    with Emulator() as emulator, raw(emulator, asking("[[silent]]")) as connection:
+        while not emulator.requests:
+            time.sleep(0.001)
+        emulator.__exit__(None, None, None)
+        assert read_to_end(connection) == (b"", "fin")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(emulator.server_address, timeout=1)
+    assert threading.active_count() <= before + 1  # a thread may be in its last breath
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def program(*options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-W", "error", "-m", "emulator", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_program(ending: signal.Signals) -> None:
+    with program("--port", "0", "--gap", "0", "--key", "right") as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("emulator listening on http://127.0.0.1:")
+        url = line.split()[-1]
+        headers = {"Authorization": "Bearer right"}
+        answer = requests.post(url + NATIVE, json=asking("Hello"), headers=headers, timeout=5)
+        assert answer.json()["success"]
+        process.send_signal(ending)
+        assert process.communicate(timeout=5) == ("", "")
+        assert process.returncode == 0
+
+
+def test_program_on_a_taken_port(emulator: Emulator) -> None:
+    with program("--port", str(emulator.server_address[1])) as process:
+        out, error = process.communicate(timeout=5)
+    assert (process.returncode, out, error.count("\n")) == (1, "", 1)
+    assert "cannot listen" in error
