@@ -1,0 +1,57 @@
+"""What the provider replied, read as the parts of an answer, or as its refusal."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from proxy import sse, strict_json
+from proxy.chat_answer import Part
+from proxy.chat_request import ChatRequest
+from proxy.errors import ProviderError
+from proxy.providers import Provider, Refusal
+from proxy.strict_json import JSON
+from proxy.upstream import Reply
+
+
+def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part | None]:
+    """As the provider says them, None for its [DONE]; a whole answer is one part.
+
+    What came decides, not what was asked. Raises ProxyError, a refusal at the first step.
+    """
+    if reply.status != 200:
+        raise provider.error(chat, Refusal(reply.status, reply.headers, _page(reply)))
+    if not reply.is_event_stream:
+        yield provider.part(chat, _object(reply.read()))
+        yield None
+        return
+    try:
+        for data in sse.events(reply.pieces()):
+            if data:  # some servers keep a stream alive with empty events
+                yield None if data == sse.DONE else provider.part(chat, _object(data))
+    except sse.EventTooLong:
+        raise ProviderError("provider_bad_answer", seen="an event without an end") from None
+
+
+def whole(parts: Iterator[Part | None]) -> Part:
+    """The only part. Raises ProviderError where it is not the only one."""
+    match list(islice(parts, 2)):
+        case [Part() as part, None]:
+            return part
+    raise ProviderError("provider_bad_answer", seen="a stream that was not asked for")
+
+
+def _page(reply: Reply) -> bytes:
+    """What a refusal says; its status is a fact also where that cannot be read."""
+    try:
+        return reply.read()
+    except ProviderError:
+        return b""
+
+
+def _object(data: bytes) -> JSON:
+    try:
+        value = strict_json.loads_upstream(data)
+    except strict_json.InvalidJSON:
+        raise ProviderError("provider_bad_answer", seen="not JSON") from None
+    if not isinstance(value, dict):
+        raise ProviderError("provider_bad_answer", seen="JSON, but no object")
+    return value

@@ -1,0 +1,198 @@
+"""HTTP: the guard, the one view, and an answer in OpenAI's form to whatever goes wrong."""
+
+import logging
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+
+from flask import Blueprint, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException
+
+from proxy import exchange, sse, strict_json
+from proxy.chat_answer import chunks, completion
+from proxy.chat_request import ChatRequest
+from proxy.config import Config
+from proxy.errors import CallerError, OperatorError, ProxyError
+from proxy.strict_json import JSON
+from proxy.upstream import Upstream
+
+PATHS = ("/", "/v1/chat/completions", "/chat/completions")
+
+blueprint = Blueprint("chat", __name__)
+logger = logging.getLogger("proxy")
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """What the blueprint needs of the application; it stands in `app.extensions["proxy"]`."""
+
+    config: Config
+    upstream: Upstream
+
+
+@blueprint.before_app_request
+def identify() -> None:
+    """Give the request an id: the caller's own where it is short and clean."""
+    g.request_id = _clean_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
+    g.answer_headers = {}
+
+
+@blueprint.before_request
+def guard() -> None:
+    """Tier 1. Which keys are set comes first: without one, nobody's key is wrong."""
+    config = _proxy().config
+    if not config.keys:
+        raise OperatorError.misconfigured(*_variables(config, "WORKER_ACCESS_KEY"))
+    if config.keys.owner(request.headers.get("Authorization", "")) is None:
+        raise CallerError(
+            "invalid_api_key", "A valid key is needed, in the header 'Authorization: Bearer KEY'."
+        )
+    if config.problems:
+        raise OperatorError.misconfigured(*_variables(config))
+
+
+def chat_completions() -> Response:
+    """POST: a chat completion, whole or as a stream."""
+    proxy = _proxy()
+    provider = proxy.config.provider
+    assert provider is not None  # else there were problems, and the guard told them
+    chat = ChatRequest.from_json(
+        _body(proxy.config.max_request_bytes),
+        provider.models,
+        id=f"chatcmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+    )
+    to_send = provider.request(chat)
+    if to_send.ignored:
+        g.answer_headers["X-Ignored-Parameters"] = ", ".join(to_send.ignored)
+    with ExitStack() as on_failure:
+        reply = proxy.upstream.open(to_send)
+        on_failure.callback(reply.close)
+        if provider_id := _clean_id(reply.headers.get(provider.request_id_header)):
+            g.answer_headers["X-Provider-Request-Id"] = provider_id
+        parts = exchange.parts(provider, chat, reply)
+        if chat.stream:
+            response = _stream(chunks(chat, parts, token_limit=provider.token_limit))
+        else:
+            response = _json(
+                completion(chat, exchange.whole(parts), token_limit=provider.token_limit)
+            )
+        response.call_on_close(on_failure.pop_all().close)
+        return response
+
+
+for path in PATHS:
+    blueprint.add_url_rule(
+        path,
+        view_func=chat_completions,
+        methods=["POST"],
+        provide_automatic_options=False,  # it would answer before the guard
+    )
+
+
+@blueprint.app_errorhandler(Exception)
+def tell(error: Exception) -> Response:
+    """Any failure, foreseen or not, in OpenAI's form."""
+    failure = _failure(error, g.request_id)
+    return _json(failure.to_json(g.request_id), failure.status, failure.headers)
+
+
+@blueprint.after_app_request
+def add_headers(response: Response) -> Response:
+    """What each answer carries."""
+    response.headers.update(g.answer_headers)
+    response.headers["X-Request-Id"] = g.request_id
+    return response
+
+
+def _proxy() -> Proxy:
+    proxy: Proxy = current_app.extensions["proxy"]
+    return proxy
+
+
+def _variables(config: Config, *only: str) -> list[str]:
+    return sorted({*only} or {problem.variable for problem in config.problems})
+
+
+def _clean_id(text: str | None) -> str | None:
+    return text if text and re.fullmatch("[A-Za-z0-9._-]{1,128}", text) else None
+
+
+def _body(limit: int) -> bytes:
+    """The body, all of it: Werkzeug's own limit would cut a chunked one without a word."""
+    length = request.content_length
+    if length is not None and length > limit:
+        raise _too_large(limit)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise CallerError("invalid_json", "The body must not be compressed.")
+    body = b""
+    try:
+        while len(body) <= limit and (piece := request.stream.read(limit + 1 - len(body))):
+            body += piece
+    except Exception as error:  # of gunicorn's and Werkzeug's, for chunks that are none
+        logger.info("%s: the body broke off: %s", g.request_id, type(error).__name__)
+        raise CallerError("invalid_json", "The body could not be read to its end.") from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    if length is not None and len(body) < length:
+        tells = f"The body ended after {len(body)} of the {length} bytes that it claimed."
+        raise CallerError("invalid_json", tells)
+    return body
+
+
+def _too_large(limit: int) -> CallerError:
+    tells = f"The body is over this proxy's limit of {limit} bytes."
+    return CallerError("request_too_large", tells)
+
+
+def _stream(chunks: Iterator[JSON]) -> Response:
+    """Server-sent events. The first chunk is awaited: until then a failure keeps its status."""
+    first = next(chunks)
+    return Response(
+        _events(chain([first], chunks), g.request_id),
+        content_type="text/event-stream; charset=utf-8",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+def _events(chunks: Iterable[JSON], request_id: str) -> Iterator[bytes]:
+    """[DONE] only after a whole answer: a cut one ends with an error event, never with it."""
+    try:
+        for chunk in chunks:
+            yield sse.event(strict_json.dumps(chunk))
+        yield sse.event(sse.DONE)
+    except Exception as error:
+        yield sse.event(strict_json.dumps(_failure(error, request_id).to_json(request_id)))
+
+
+def _json(value: JSON, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    body = strict_json.dumps(value)
+    return Response(body, status, headers, content_type="application/json")
+
+
+def _failure(error: Exception, request_id: str) -> ProxyError:
+    """The failure as one of ours, in the log where it is not the caller's."""
+    if isinstance(error, HTTPException) and (error.code or 500) < 500:
+        return _werkzeugs(error.code)
+    if isinstance(error, CallerError):
+        return error
+    failure = error if isinstance(error, ProxyError) else OperatorError.internal()
+    where = ""
+    if failure is not error:  # its text may hold a secret; its type and its place do not
+        where = f" {type(error).__name__}\n" + "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s: %s%s", request_id, failure, where)
+    return failure
+
+
+def _werkzeugs(code: int | None) -> CallerError:
+    if code == 405:
+        return CallerError("method_not_allowed", "Only POST is allowed here.")
+    if code == 404:
+        tells = "There is nothing at this path; POST to / or /v1/chat/completions."
+        return CallerError("not_found", tells)
+    return CallerError("invalid_http", "The request is not HTTP as it must be.")

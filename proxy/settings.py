@@ -1,0 +1,54 @@
+"""Reading settings: every problem is noted, none ends the reading, and no value is shown."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """What is wrong with a setting, and what would be right."""
+
+    variable: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}: {self.text}"
+
+
+class Settings:
+    """A mapping of names to text, such as the environment; blank is not set."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def wrong(self, variable: str, text: str) -> None:
+        """Note what keeps the proxy from serving."""
+        self.problems.append(Problem(variable, text))
+
+    def doubtful(self, variable: str, text: str) -> None:
+        """Note what does not."""
+        self.warnings.append(Problem(variable, text))
+
+    def text(self, name: str, default: str = "") -> str:
+        """Without blanks at the ends."""
+        return self.env.get(name, "").strip() or default
+
+    def choice(self, name: str, choices: Iterable[str], default: str) -> str:
+        """One of the words, in any case."""
+        word = self.text(name, default).lower()
+        if word not in choices:
+            self.wrong(name, f"must be one of: {', '.join(choices)}")
+            return default
+        return word
+
+    def number(self, name: str, default: float, *, most: int = 86400, whole: bool = False) -> float:
+        """Over 0; seconds, unless it is a `whole` number."""
+        text = self.text(name, str(default))
+        number = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) else 0.0
+        if not 0 < number <= most or (whole and not number.is_integer()):
+            kind = "a whole number" if whole else "a number of seconds"
+            self.wrong(name, f"must be {kind} over 0, at most {most}")
+            return default
+        return number

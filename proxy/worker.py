@@ -1,0 +1,43 @@
+"""gunicorn's gevent worker, answering in JSON what it refuses before the application sees it.
+
+gunicorn's own page, and its log line, quote the header that is wrong: perhaps the one with the key.
+"""
+
+import uuid
+from typing import Any
+
+from gunicorn.http import errors
+from gunicorn.workers.ggevent import GeventWorker
+
+from proxy import strict_json
+from proxy.errors import CallerError, OperatorError, ProxyError
+
+_STATUS: dict[type[Exception], tuple[int, str]] = {
+    errors.LimitRequestLine: (414, "URI Too Long"),
+    errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
+    errors.UnsupportedTransferCoding: (501, "Not Implemented"),
+    errors.ExpectationFailed: (417, "Expectation Failed"),
+}
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """What `gunicorn.conf.py` names as worker_class."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer in our form; the log has the exception's type, and none of the caller's text."""
+        failure: ProxyError = OperatorError.internal()
+        status, reason = 500, "Internal Server Error"
+        if isinstance(exc, errors.ParseException):
+            failure = CallerError("invalid_http", "The request is not HTTP as it must be.")
+            status, reason = _STATUS.get(type(exc), (400, "Bad Request"))
+        request_id = uuid.uuid4().hex
+        self.log.warning("%s: %s %s", request_id, status, type(exc).__name__)
+        body = strict_json.dumps(failure.to_json(request_id))
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nX-Request-Id: {request_id}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            client.sendall(head.encode("ascii") + body)
+        except OSError:
+            self.log.debug("%s: the client has gone", request_id)
