@@ -1,0 +1,164 @@
+"""The house rules: which room may import which, and that what is written down is true."""
+
+import ast
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from proxy.config import Config, Timeouts
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up: a room imports only from floors below its own.
+FLOORS = [
+    {"proxy.errors", "proxy.strict_json", "proxy.sse"},
+    {"proxy.auth", "proxy.environ", "proxy.settings", "proxy.usage"},
+    {"proxy.chat_request"},
+    {"proxy.chat_answer"},
+    {"proxy.providers"},
+    {"proxy.providers.choices", "proxy.providers.refusals"},
+    {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},
+    {"proxy.config"},
+    {"proxy.upstream", "proxy.worker"},
+    {"proxy.exchange"},
+    {"proxy.routes"},
+    {"app"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+# Each foreign thing is touched in as few rooms as can be.
+KEEPERS = {
+    "requests": {"proxy.upstream"},
+    "urllib3": {"proxy.upstream"},
+    "flask": {"app", "proxy.routes"},
+    "werkzeug": {"proxy.routes"},
+    "gunicorn": {"proxy.worker"},
+    "gevent": set(),
+    "dotenv": {"proxy.environ"},
+    "os": {"proxy.environ"},
+    "time": {"proxy.routes", "proxy.upstream"},
+}
+
+
+def rooms() -> dict[str, Path]:
+    found = {"app": ROOT / "app.py"}
+    for path in (ROOT / "proxy").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = path
+    del found["proxy"]
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, by their full names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FLOOR else str(node.module) for name in inner}
+    return found - {"proxy"}
+
+
+def test_every_room_has_a_floor() -> None:
+    assert rooms().keys() == FLOOR.keys()
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_a_room_imports_only_from_lower_floors(room: str) -> None:
+    ours = {name for name in imports(rooms()[room]) if name.split(".")[0] in ("proxy", "app")}
+    assert all(FLOOR[name] < FLOOR[room] for name in ours), ours
+
+
+@pytest.mark.parametrize("foreign", KEEPERS)
+def test_a_foreign_thing_is_touched_by_its_keepers_only(foreign: str) -> None:
+    users = {
+        room
+        for room, path in rooms().items()
+        if any(name.split(".")[0] == foreign for name in imports(path))
+    }
+    assert users == KEEPERS[foreign]
+
+
+def settings_of(text: str, pattern: str) -> set[str]:
+    return set(re.findall(pattern, text, re.MULTILINE))
+
+
+def test_the_settings_are_the_same_in_code_readme_and_example() -> None:
+    code = "".join(path.read_text() for path in rooms().values())
+    code += (ROOT / "gunicorn.conf.py").read_text()
+    prefixes = r"(?:LLAMA|WORKER|CLOUDFLARE|MAX|LOG|WEB|GRACEFUL|PORT)"
+    in_code = settings_of(code, rf'"({prefixes}[A-Z_]*)"')
+    readme = (ROOT / "README.md").read_text()
+    in_readme = settings_of(readme, r"^\| `([A-Z_]+)` \|")
+    in_example = settings_of((ROOT / ".env.example").read_text(), r"^#?([A-Z_]+)=")
+    assert in_readme | {"CLOUDFLARE_API_TOKEN"} == in_code == in_example
+
+
+def test_the_defaults_in_the_readme_are_those_of_the_code() -> None:
+    readme = (ROOT / "README.md").read_text()
+    config = Config.from_env(
+        {"LLAMA_PROVIDER_API_KEY": "k" * 20, "CLOUDFLARE_ACCOUNT_ID": "a", "PORT": ""}
+    )
+    assert config.provider
+    defaults = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", readme, re.MULTILINE))
+    times = [
+        "LLAMA_PROVIDER_TIMEOUT",
+        "LLAMA_PROVIDER_IDLE_TIMEOUT",
+        "LLAMA_PROVIDER_TOTAL_TIMEOUT",
+    ]
+    assert [float(defaults[name]) for name in times] == list(Timeouts())
+    assert int(defaults["MAX_REQUEST_BYTES"]) == config.max_request_bytes
+    assert next(iter(config.provider.models)) in defaults["LLAMA_PROVIDER_MODELS"]
+
+
+def test_every_error_code_is_in_the_readme() -> None:
+    code = (ROOT / "proxy" / "errors.py").read_text()
+    table = settings_of(code, r'^    "([a-z_]+)": [(_]')
+    table |= {"proxy_misconfigured", "internal_error"}
+    readme = (ROOT / "README.md").read_text()
+    assert table == settings_of(
+        readme, r"`((?:invalid|model|context|provider|not|method|request|proxy|internal)_[a-z_]+)`"
+    )
+
+
+def test_the_links_in_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+FLOORS_OF_VERSIONS = {  # each is the release that mended a known hole
+    "gunicorn": (27, 0, 1),
+    "urllib3": (2, 8, 0),
+    "requests": (2, 33),
+    "werkzeug": (3, 1, 9),
+    "flask": (3, 1, 3),
+    "python-dotenv": (1, 2, 2),
+}
+
+
+@pytest.mark.parametrize("package", FLOORS_OF_VERSIONS)
+def test_no_package_is_older_than_its_last_known_hole(package: str) -> None:
+    installed = tuple(int(part) for part in version(package).split("."))
+    assert installed >= FLOORS_OF_VERSIONS[package]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+def test_every_locked_package_has_hashes(name: str) -> None:
+    lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    packages = [line for line in lines if re.match(r"[a-z0-9]", line)]
+    assert len(packages) > 15
+    assert [line for line in packages if "==" not in line or "--hash=sha256:" not in line] == []
+
+
+def test_the_two_locks_agree() -> None:
+    locked = [
+        dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.txt", "requirements-test.txt")
+    ]
+    assert locked[0].items() <= locked[1].items()
