@@ -20,7 +20,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     config = Config.from_env(environ.read() if env is None else env)
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
-    app.extensions["proxy"] = Proxy(config, Upstream(config.timeouts))
+    app.extensions["proxy"] = Proxy(config, Upstream())
     app.register_blueprint(blueprint)
     logger = logging.getLogger("proxy")
     logger.addHandler(default_handler)

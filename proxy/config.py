@@ -11,6 +11,7 @@ from proxy.providers import Provider
 from proxy.providers.openai_compatible import OpenAICompatible
 from proxy.providers.workers_ai import WorkersAI
 from proxy.settings import Problem, Settings
+from proxy.watch import Timeouts
 
 
 class _Kind(NamedTuple):
@@ -39,14 +40,6 @@ PROVIDERS = {
 
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-
-
-class Timeouts(NamedTuple):
-    """Seconds."""
-
-    first_byte: float = 130.0
-    idle: float = 60.0
-    total: float = 600.0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     ├── CallerError      400, 401, 404, 405, 413   the caller can mend it
     ├── OperatorError    500                       this proxy is misconfigured, or broke
     └── ProviderError    502                       the provider failed
+    ClientGone           no answer: the caller left
 
 The form is OpenAI's, `{"error": {"message", "type", "param", "code"}}`: the SDKs read all four.
 `code` is one word of the closed lists below. Messages are this proxy's own words: no key, URL or
@@ -35,6 +36,10 @@ class ProxyError(Exception):
     def __str__(self) -> str:
         """What the log says."""
         return f"{self.status} {self.code}: {self.message}"
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
 
 
 _CALLERS_FAULTS: dict[str, tuple[int, dict[str, str]]] = {

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import socket
 import time
 import traceback
 import uuid
@@ -9,17 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from proxy import exchange, sse, strict_json
+from proxy import exchange, sse, strict_json, watch
 from proxy.chat_answer import chunks, completion
 from proxy.chat_request import ChatRequest
 from proxy.config import Config
-from proxy.errors import CallerError, OperatorError, ProxyError
+from proxy.errors import CallerError, ClientGone, OperatorError, ProxyError
 from proxy.strict_json import JSON
 from proxy.upstream import Upstream
+from proxy.watch import Timeouts
 
 PATHS = ("/", "/v1/chat/completions", "/chat/completions")
 
@@ -61,17 +64,19 @@ def chat_completions() -> Response:
     proxy = _proxy()
     provider = proxy.config.provider
     assert provider is not None  # else there were problems, and the guard told them
-    chat = ChatRequest.from_json(
-        _body(proxy.config.max_request_bytes),
-        provider.models,
-        id=f"chatcmpl-{uuid.uuid4().hex}",
-        created=int(time.time()),
-    )
-    to_send = provider.request(chat)
-    if to_send.ignored:
-        g.answer_headers["X-Ignored-Parameters"] = ", ".join(to_send.ignored)
     with ExitStack() as on_failure:
-        reply = proxy.upstream.open(to_send)
+        call = on_failure.enter_context(watch.call(proxy.config.timeouts, _client()))
+        chat = ChatRequest.from_json(
+            _body(proxy.config.max_request_bytes),
+            provider.models,
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+        )
+        to_send = provider.request(chat)
+        if to_send.ignored:
+            g.answer_headers["X-Ignored-Parameters"] = ", ".join(to_send.ignored)
+        call.timeouts = _timeouts(proxy.config.timeouts, chat.stream)
+        reply = proxy.upstream.open(to_send, call)
         on_failure.callback(reply.close)
         if provider_id := _clean_id(reply.headers.get(provider.request_id_header)):
             g.answer_headers["X-Provider-Request-Id"] = provider_id
@@ -115,8 +120,31 @@ def _proxy() -> Proxy:
     return proxy
 
 
-def _variables(config: Config, *only: str) -> list[str]:
-    return sorted({*only} or {problem.variable for problem in config.problems})
+def _variables(config: Config, prefix: str = "") -> list[str]:
+    variables = {problem.variable for problem in config.problems}
+    return sorted(variable for variable in variables if variable.startswith(prefix))
+
+
+def _client() -> socket.socket | None:
+    """The caller's connection, where the server shows it (gunicorn, Werkzeug)."""
+    return request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+
+
+def _timeouts(ours: Timeouts, stream: bool) -> Timeouts:
+    """Ours, or a second less than those that OpenAI's SDKs say they have: theirs is for the time
+    without bytes, in seconds. An answer that comes after they gave up is asked for, and paid,
+    again."""
+    told = [request.headers.get(name, "") for name in _THEIR_TIMEOUTS]
+    known = [float(text) - 1 for text in told if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text)]
+    theirs = max(0.5, min(known, default=inf))
+    return Timeouts(
+        first_byte=min(ours.first_byte, theirs),
+        idle=min(ours.idle, theirs),
+        total=ours.total if stream else min(ours.total, theirs),
+    )
+
+
+_THEIR_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 
 def _clean_id(text: str | None) -> str | None:
@@ -181,6 +209,8 @@ def _failure(error: Exception, request_id: str) -> ProxyError:
         return _werkzeugs(error.code)
     if isinstance(error, CallerError):
         return error
+    if isinstance(error, ClientGone):
+        return CallerError("invalid_http", "The caller left.")  # and so nobody will read this
     failure = error if isinstance(error, ProxyError) else OperatorError.internal()
     where = ""
     if failure is not error:  # its text may hold a secret; its type and its place do not

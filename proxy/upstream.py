@@ -6,23 +6,25 @@ no proxy or CA variables of the environment to be switched off, and no time spen
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
-from proxy.config import Timeouts
-from proxy.errors import ProviderError
+from proxy.errors import ClientGone, OperatorError, ProviderError
 from proxy.providers import UpstreamRequest
+from proxy.watch import Call
 
 CONNECT_TIMEOUT = 3.0  # seconds
 MAX_ANSWER = 8 * 1024**2  # bytes
 _MAX_CONNECTIONS = 1000  # kept alive: as many as gunicorn's gevent worker serves at once
 _READ_SIZE = 64 * 1024
+_LINGER = 0.25  # seconds for the end of a stream whose [DONE] has come
 _HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
@@ -34,14 +36,11 @@ _HEADERS = {
 class Reply:
     """The provider's answer, its body not yet read. Close it, whatever happens."""
 
-    def __init__(self, response: requests.Response, timeouts: Timeouts, deadline: float) -> None:
+    def __init__(self, response: requests.Response, call: Call) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self._response = response
-        self._deadline = deadline
-        sock = getattr(response.raw, "sock", None)
-        if sock is not None:
-            sock.settimeout(timeouts.idle)
+        self._raw = response.raw
+        self._call = call
 
     @property
     def is_event_stream(self) -> bool:
@@ -50,20 +49,22 @@ class Reply:
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes: read1 alone does not wait for more, in all framings.
 
-        Raises ProviderError.
+        Raises ProviderError, ClientGone.
         """
-        raw = self._response.raw
-        while True:
-            with _translated():
-                piece = raw.read1(_READ_SIZE, decode_content=True)
-                if time.monotonic() > self._deadline:
-                    raise TimeoutError
-            if not piece:
-                return
+        while piece := self._read():
+            self._call.await_client()
             yield piece
+            self._call.await_provider(self._call.timeouts.idle)
+
+    def _read(self) -> bytes:
+        with _translated(self._call):
+            piece: bytes = self._raw.read1(_READ_SIZE, decode_content=True)
+        if self._raw.connection is None:  # it went back to the pool, and may be another call's
+            self._call.provider = None
+        return piece
 
     def read(self) -> bytes:
-        """The whole body. Raises ProviderError, also where it is over MAX_ANSWER."""
+        """The whole body. Raises ProviderError, also where it is over MAX_ANSWER; ClientGone."""
         body = bytearray()
         for piece in self.pieces():
             body += piece
@@ -72,71 +73,92 @@ class Reply:
         return bytes(body)
 
     def close(self) -> None:
-        """Give the connection back, or end it where the answer was not read to its end."""
-        self._response.close()
+        """Give the connection back where the answer is at its end or about to be, else end it."""
+        sock = self._call.provider
+        if sock is not None:
+            with suppress(OSError, ProviderError, OperatorError, ClientGone):
+                sock.settimeout(_LINGER)
+                self._read()
+        self._raw.close()
+        self._raw.release_conn()
 
 
 class Upstream:
     """Connections to the provider, one object a process, shared by all requests."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
+    def __init__(self) -> None:
         self._adapter = _Adapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS)
 
-    def open(self, request: UpstreamRequest) -> Reply:
-        """POST once, and wait for the status line. Raises ProviderError."""
-        deadline = time.monotonic() + self._timeouts.total
-        with _translated():
+    def open(self, request: UpstreamRequest, call: Call) -> Reply:
+        """POST, and wait for the status line. Raises ProviderError, ClientGone."""
+        call.begin()
+        with _translated(call), _current(call):
             prepared = requests.Request(
                 "POST", request.url, headers=_HEADERS | request.headers, data=request.body
             ).prepare()
-            wait = (CONNECT_TIMEOUT, min(self._timeouts.first_byte, self._timeouts.total))
-            response = self._adapter.send(prepared, stream=True, timeout=wait)
-        return Reply(response, self._timeouts, deadline)
+            # The watch bounds all waits but that for a connection, which has no socket yet.
+            response = self._adapter.send(prepared, stream=True, timeout=(CONNECT_TIMEOUT, None))
+        return Reply(response, call)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Everything foreign becomes a ProviderError; `from None`, since it may quote URL and key."""
+def _translated(call: Call) -> Iterator[None]:
+    """Everything foreign becomes one of ours; `from None`, since it may quote URL and key."""
     try:
         yield
     except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-        raise ProviderError(_code_of(error), seen=type(error).__name__) from None
+        code = "provider_failed" if call.sent else "provider_unreachable"
+        raise call.reason() or ProviderError(code, seen=type(error).__name__) from None
+    if reason := call.reason():  # a socket that was shut down looks like the end of an answer
+        raise reason
 
 
-def _code_of(error: Exception) -> str:
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    nothing_was_sent = isinstance(reason, NewConnectionError) or "CERTIFICATE" in str(reason)
-    if isinstance(error, requests.ConnectTimeout) or nothing_was_sent:
-        return "provider_unreachable"
-    if isinstance(error, requests.Timeout | ReadTimeoutError | TimeoutError):
-        return "provider_timeout"
-    return "provider_failed"
+_call: ContextVar[Call] = ContextVar("call")
 
 
-class _HTTPConnection(HTTPConnection):
-    """Hands its socket on with the response: the timeout between reads is another than before."""
-
-    def getresponse(self) -> Any:
-        return _with_socket(self.sock, super().getresponse())
-
-
-class _HTTPSConnection(HTTPSConnection):
-    """The same, with TLS."""
-
-    def getresponse(self) -> Any:
-        return _with_socket(self.sock, super().getresponse())
+@contextmanager
+def _current(call: Call) -> Iterator[None]:
+    """The call that the connections below serve: requests passes nothing on to them."""
+    token = _call.set(call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
 
 
-def _with_socket(sock: Any, response: Any) -> Any:
-    response.sock = sock
-    return response
+class _Watched:
+    """A connection that tells its call of its socket, and when the request leaves."""
+
+    sock: Any
+    timeout: Any
+
+    def connect(self) -> None:
+        """Once more where it was refused or reset: nothing was sent. Both share the time."""
+        started = time.monotonic()
+        try:
+            super().connect()  # type: ignore[misc]
+        except (NewConnectionError, ConnectionError) as error:
+            if not isinstance(error.__cause__ or error, ConnectionError):
+                raise
+            self.timeout = max(0.01, CONNECT_TIMEOUT - (time.monotonic() - started))
+            super().connect()  # type: ignore[misc]
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        call = _call.get()
+        call.provider = self.sock
+        call.sent = True
+        self.sock.settimeout(None)
+        super().request(*args, **kwargs)  # type: ignore[misc]
 
 
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+class _HTTPConnection(_Watched, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Watched, HTTPSConnection):
+    pass
 
 
 class _HTTPPool(HTTPConnectionPool):
@@ -145,3 +167,9 @@ class _HTTPPool(HTTPConnectionPool):
 
 class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -9,7 +9,7 @@ from typing import Any
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
-from proxy import strict_json
+from proxy import strict_json, watch
 from proxy.errors import CallerError, OperatorError, ProxyError
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
@@ -23,6 +23,14 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
 class Worker(GeventWorker):  # type: ignore[misc]
     """What `gunicorn.conf.py` names as worker_class."""
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: what is open then has the grace, less two seconds to say that it was cut.
+
+        At the end of the grace gunicorn kills, and nothing is said.
+        """
+        super().handle_exit(sig, frame)
+        watch.drain(self.cfg.graceful_timeout - 2)
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our form; the log has the exception's type, and none of the caller's text."""
         failure: ProxyError = OperatorError.internal()
@@ -33,11 +41,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
         request_id = uuid.uuid4().hex
         self.log.warning("%s: %s %s", request_id, status, type(exc).__name__)
         body = strict_json.dumps(failure.to_json(request_id))
-        head = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nX-Request-Id: {request_id}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        headers = {
+            "Connection": "close",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "X-Request-Id": request_id,
+            **({"X-Should-Retry": "false"} if status >= 500 else {}),
+        }
+        lines = [f"HTTP/1.1 {status} {reason}", *map(": ".join, headers.items()), "", ""]
         try:
-            client.sendall(head.encode("ascii") + body)
+            client.sendall("\r\n".join(lines).encode("ascii") + body)
         except OSError:
             self.log.debug("%s: the client has gone", request_id)

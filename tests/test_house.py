@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, Timeouts
+from proxy.config import Config
+from proxy.watch import Timeouts
 
 ROOT = Path(__file__).parent.parent
 
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse"},
-    {"proxy.auth", "proxy.environ", "proxy.settings", "proxy.usage"},
+    {"proxy.auth", "proxy.environ", "proxy.settings", "proxy.usage", "proxy.watch"},
     {"proxy.chat_request"},
     {"proxy.chat_answer"},
     {"proxy.providers"},
@@ -35,10 +36,10 @@ KEEPERS = {
     "flask": {"app", "proxy.routes"},
     "werkzeug": {"proxy.routes"},
     "gunicorn": {"proxy.worker"},
-    "gevent": set(),
+    "gevent": {"proxy.watch"},
     "dotenv": {"proxy.environ"},
     "os": {"proxy.environ"},
-    "time": {"proxy.routes", "proxy.upstream"},
+    "time": {"proxy.routes", "proxy.upstream", "proxy.watch"},
 }
 
 

@@ -1,0 +1,218 @@
+"""The project's own commands as subprocesses, on the environment given and no other."""
+
+import http.client
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+HOST = "127.0.0.1"
+DEADLINE = 30.0  # seconds; for conditions that are met at once on an idle machine
+
+KEY = "tier1-Qm4xV9cT2hLw8sZr"
+PROVIDER_KEY = "tier2-Ub7nK3pYd6GfJ0ae"
+ACCOUNT = "5f0c91d27b3e4a68"
+MODEL = "@cf/meta/llama-3.1-8b-instruct-fast"
+
+# Each setting there is, blank: the environment beats the developer's own `.env`, also when blank.
+BLANK = dict.fromkeys(
+    [
+        "WORKER_ACCESS_KEY",
+        "WORKER_ACCESS_KEYS",
+        "LLAMA_PROVIDER",
+        "LLAMA_PROVIDER_API_KEY",
+        "CLOUDFLARE_API_TOKEN",
+        "CLOUDFLARE_ACCOUNT_ID",
+        "LLAMA_PROVIDER_BASE_URL",
+        "LLAMA_PROVIDER_MODELS",
+        "LLAMA_PROVIDER_TIMEOUT",
+        "LLAMA_PROVIDER_IDLE_TIMEOUT",
+        "LLAMA_PROVIDER_TOTAL_TIMEOUT",
+        "MAX_REQUEST_BYTES",
+        "RATE_LIMIT",
+        "RATE_LIMIT_STORAGE",
+        "GRACEFUL_TIMEOUT",
+        "PORT",
+        "WEB_CONCURRENCY",
+        "LOG_LEVEL",
+    ],
+    "",
+)
+
+
+def settings(provider_url: str, provider: str = "workers-ai", **more: str) -> dict[str, str]:
+    """A complete environment of ours, for an emulator at that URL."""
+    path = {"workers-ai": "/client/v4/accounts/{account}/ai/run", "openai": "/v1"}[provider]
+    return {
+        **BLANK,
+        "WORKER_ACCESS_KEY": KEY,
+        "LLAMA_PROVIDER": provider,
+        "LLAMA_PROVIDER_API_KEY": PROVIDER_KEY,
+        "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+        "LLAMA_PROVIDER_BASE_URL": provider_url + path,
+        "LLAMA_PROVIDER_MODELS": MODEL,
+        **more,
+    }
+
+
+def system_environment() -> dict[str, str]:
+    """What any program needs, and nothing of this project's or of gunicorn's."""
+    return {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def answers_http(port: int) -> bool:
+    with closing(http.client.HTTPConnection(HOST, port, timeout=DEADLINE)) as connection:
+        try:
+            connection.request("HEAD", "/")
+            connection.getresponse()
+        except OSError:
+            return False
+    return True
+
+
+@dataclass
+class Server:
+    """A server that runs; `log` is what it has written to stdout and stderr so far."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text("utf-8", "replace")
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((HOST, self.port), timeout=DEADLINE)
+
+
+@contextmanager
+def started(
+    command: list[str], port: int, env: Mapping[str, str], log_file: Path, folder: Path = ROOT
+) -> Iterator[Server]:
+    """A server of its own process group, awaited until it answers; nothing of it stays."""
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**system_environment(), "PYTHONUNBUFFERED": "1", **env},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    server = Server(port, process, log_file)
+    try:
+        wait_until(lambda: process.poll() is not None or answers_http(port))
+        assert process.poll() is None, server.log
+        yield server
+    finally:
+        if process.poll() is None:
+            try:
+                server.stop()
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@contextmanager
+def gunicorn(
+    env: Mapping[str, str], log_file: Path, *, folder: Path = ROOT, expected_exit: int = 0
+) -> Iterator[Server]:
+    """gunicorn as shipped: no options, only the environment."""
+    port = free_port()
+    env = {"WEB_CONCURRENCY": "1", **{k: v for k, v in env.items() if k != "WEB_CONCURRENCY" or v}}
+    command = [sys.executable, "-m", "gunicorn", "app:app"]
+    with started(command, port, {**env, "PORT": str(port)}, log_file, folder) as server:
+        yield server
+    assert server.process.returncode == expected_exit, server.log
+
+
+def copy_project(folder: Path) -> Path:
+    """What runs, in another folder, so that a test may have a `.env` there."""
+    for name in ("app.py", "gunicorn.conf.py"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "proxy", folder / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@dataclass
+class HTTPAnswer:
+    """One answer, read to its end."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class _Bytes(io.BytesIO):
+    """Bytes that http.client takes for a socket; it may close them after each answer."""
+
+    def makefile(self, *_: object) -> "_Bytes":
+        return self
+
+    def close(self) -> None:
+        pass
+
+
+def answers(received: bytes, method: str = "POST") -> list[HTTPAnswer]:
+    """The HTTP answers that the bytes of a connection hold; interim ones (1xx) are left out."""
+    data = _Bytes(received)
+    found = []
+    while data.tell() < len(received):
+        response = http.client.HTTPResponse(data, method=method)  # type: ignore[arg-type]
+        response.begin()
+        found.append(HTTPAnswer(response.status, response.headers, response.read()))
+    return found
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes, in whatever way."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionError:
+        pass
+    return received
+
+
+def read_until(connection: socket.socket, mark: bytes) -> bytes:
+    received = b""
+    while mark not in received:
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
+    return received
