@@ -105,11 +105,16 @@ def _provider(env: Mapping[str, str]) -> Iterator[dict[str, str]]:
 @contextmanager
 def _gunicorn(port: str, settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "app:app"]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})  # noqa: S603
+    server = subprocess.Popen(  # noqa: S603
+        command,
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        start_new_session=True,  # Ctrl-C is for us alone: its workers would hear it twice
+    )
     try:
         yield server
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)
         server.wait()
 
 
@@ -128,7 +133,8 @@ def _show(url: str, settings: Mapping[str, str], env: Mapping[str, str]) -> None
     config = Config.from_env({**env, **settings})
     key, note = settings.get("WORKER_ACCESS_KEY", ""), "The key is made for this run."
     if not key:
-        key, note = "$WORKER_ACCESS_KEY", KEY_NOT_SHOWN
+        master = env.get("WORKER_ACCESS_KEY", "").strip()
+        key, note = ("$WORKER_ACCESS_KEY", KEY_NOT_SHOWN) if master else ("YOUR_KEY", "")
     print(
         EXAMPLES.format(
             url=url,

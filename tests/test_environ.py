@@ -1,0 +1,111 @@
+"""Where settings come from: the environment, and `.env` in the project's own folder beneath it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import serving
+
+DOT_ENV = r"""
+# a comment
+PLAIN=pa$HOME-${HOME}-$1
+SINGLE='pa$HOME-${HOME}'
+DOUBLE="pa$HOME-${HOME}"
+SPACED = value # a comment
+HASH=a#b
+EMPTY=
+NO_VALUE
+export EXPORTED=yes
+TWICE=first
+TWICE=second
+BOTH=from the file
+BLANK_OUTSIDE=from the file
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the project, in a folder whose parent has a `.env` too."""
+    (tmp_path / ".env").write_text("FROM_PARENT=yes\n")
+    (tmp_path / "project").mkdir()
+    return serving.copy_project(tmp_path / "project")
+
+
+def read(folder: Path, **env: str) -> dict[str, str]:
+    """environ.read() there, in a process of its own with that environment, run from elsewhere."""
+    code = "import json; from proxy import environ; print(json.dumps(dict(environ.read())))"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder.parent,
+        env={**serving.system_environment(), "PYTHONPATH": str(folder), "HOME": "/home/x", **env},
+        capture_output=True,
+        check=True,
+        timeout=serving.DEADLINE,
+    )
+    settings: dict[str, str] = json.loads(result.stdout)
+    return settings
+
+
+def test_dot_env_is_read_without_interpolation_and_beneath_the_environment(folder: Path) -> None:
+    (folder / ".env").write_text(DOT_ENV)
+    settings = read(folder, BOTH="from outside", BLANK_OUTSIDE="", OUTSIDE="pa$HOME")
+    expected = {
+        "PLAIN": "pa$HOME-${HOME}-$1",
+        "SINGLE": "pa$HOME-${HOME}",
+        "DOUBLE": "pa$HOME-${HOME}",
+        "SPACED": "value",
+        "HASH": "a#b",
+        "EMPTY": "",
+        "NO_VALUE": "",
+        "EXPORTED": "yes",
+        "TWICE": "second",
+        "BOTH": "from outside",
+        "BLANK_OUTSIDE": "",
+        "OUTSIDE": "pa$HOME",
+    }
+    assert {name: settings.get(name) for name in expected} == expected
+
+
+def test_only_the_projects_own_folder_is_looked_at(folder: Path) -> None:
+    assert "FROM_PARENT" not in read(folder)
+
+
+def test_without_the_file_it_is_the_environment_alone(folder: Path) -> None:
+    assert read(folder, ONLY="this")["ONLY"] == "this"
+
+
+def test_reading_does_not_change_the_environment(folder: Path) -> None:
+    (folder / ".env").write_text("NEW=1\n")
+    code = "import os; from proxy import environ; environ.read(); print('NEW' in os.environ)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=serving.system_environment(),
+        capture_output=True,
+        check=True,
+        timeout=serving.DEADLINE,
+    )
+    assert result.stdout == b"False\n"
+
+
+def test_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from proxy import environ
+
+    (folder / ".env").write_text("IN_FILE=a$b\nBOTH=file\nNOTHING\n")
+    monkeypatch.setattr(environ, "ENV_FILE", folder / ".env")
+    monkeypatch.setenv("BOTH", "")
+    settings = environ.read()
+    assert [settings[name] for name in ("IN_FILE", "BOTH", "NOTHING")] == ["a$b", "", ""]
+
+
+def test_a_file_that_is_not_utf_8_is_a_value_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from proxy import environ
+
+    (folder / ".env").write_bytes(b"KEY=\xff\xfe\n")
+    monkeypatch.setattr(environ, "ENV_FILE", folder / ".env")
+    with pytest.raises(ValueError, match="utf-8"):
+        environ.read()

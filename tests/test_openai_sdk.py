@@ -1,0 +1,233 @@
+"""OpenAI's own SDK for Python, as a client of gunicorn as shipped."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+import serving
+from conftest import Serve
+from openai import OpenAI
+from serving import KEY, MODEL, Server
+
+from emulator import Emulator
+
+SAID = 'This is the emulator, not a model. You said: "Hi"'
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+
+
+@pytest.fixture
+def sdk(proxy: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, timeout=serving.DEADLINE) as client:
+        yield client
+
+
+@pytest.fixture
+def impatient(sdk: OpenAI) -> OpenAI:
+    """Without retries of its own."""
+    return sdk.with_options(max_retries=0)
+
+
+def messages(said: str = "Hi") -> Any:
+    return [{"role": "user", "content": said}]
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+def test_both_forms_of_the_base_url(proxy: Server, path: str) -> None:
+    with OpenAI(base_url=proxy.url + path, api_key=KEY) as client:
+        answer = client.chat.completions.create(model=MODEL, messages=messages())
+        assert answer.choices[0].message.content == SAID
+
+
+def test_create(sdk: OpenAI) -> None:
+    answer = sdk.chat.completions.create(
+        model=MODEL, messages=messages(), extra_headers={"X-Request-Id": "mine-1"}
+    )
+    assert answer._request_id == "mine-1"
+    assert (answer.object, answer.model) == ("chat.completion", MODEL)
+    (choice,) = answer.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", SAID)
+    assert choice.finish_reason == "stop"
+    assert choice.message.tool_calls is None
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_stream(sdk: OpenAI) -> None:
+    with sdk.chat.completions.create(
+        model=MODEL, messages=messages(), stream=True, stream_options={"include_usage": True}
+    ) as stream:
+        *chunks, usage = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == SAID
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+    assert usage.choices == []
+    assert usage.usage is not None
+    assert usage.usage.completion_tokens == len(SAID.split())
+
+
+def test_the_stream_helper(sdk: OpenAI) -> None:
+    with sdk.chat.completions.stream(model=MODEL, messages=messages()) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert "".join(deltas) == SAID
+    assert final.choices[0].message.content == SAID
+    assert final.choices[0].finish_reason == "stop"
+
+
+def test_a_tool_call(sdk: OpenAI) -> None:
+    answer = sdk.chat.completions.create(model=MODEL, messages=messages("Oslo"), tools=TOOLS)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "weather",
+        {"city": "Oslo"},
+    )
+    follow_up = [*messages("Oslo"), choice.message, {"role": "tool", "content": "rain"}]
+    follow_up[-1]["tool_call_id"] = call.id
+    again = sdk.chat.completions.create(model=MODEL, messages=follow_up, tools=TOOLS)
+    assert "rain" in (again.choices[0].message.content or "")
+
+
+def test_a_tool_call_in_a_stream(sdk: OpenAI) -> None:
+    with sdk.chat.completions.stream(model=MODEL, messages=messages("Oslo"), tools=TOOLS) as stream:
+        final = stream.get_final_completion()
+    (choice,) = final.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.id
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "weather",
+        {"city": "Oslo"},
+    )
+
+
+# --- errors, by class -----------------------------------------------------------------------------
+
+
+def test_a_wrong_key(proxy: Server) -> None:
+    with (
+        OpenAI(base_url=proxy.url, api_key="wrong") as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.chat.completions.create(model=MODEL, messages=messages())
+    assert (caught.value.status_code, caught.value.code) == (401, "invalid_api_key")
+    assert caught.value.type == "authentication_error"
+    assert caught.value.request_id
+    assert caught.value.request_id in caught.value.message
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"model": "unknown"}, "model_not_allowed", "model"),
+        ({"n": 2}, "invalid_parameter", "n"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_messages", "messages[0].content"),
+    ],
+    ids=["model", "n", "messages"],
+)
+def test_a_bad_request(
+    sdk: OpenAI, emulator: Emulator, fields: Any, code: str, param: str, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        body = {"model": MODEL, "messages": messages(), "stream": stream, **fields}
+        sdk.chat.completions.create(**body)
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert caught.value.request_id
+    assert emulator.requests == []
+
+
+def test_another_endpoint(sdk: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        sdk.models.list()
+    assert caught.value.code == "not_found"
+    assert "/v1/chat/completions" in caught.value.message
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 429, 500])
+def test_a_refusal_of_the_providers(impatient: OpenAI, status: int, stream: bool) -> None:
+    """Never AuthenticationError or RateLimitError: the caller's key is good."""
+    with pytest.raises(openai.InternalServerError) as caught:
+        impatient.chat.completions.create(
+            model=MODEL, messages=messages(f"[[status={status}]]"), stream=stream
+        )
+    assert caught.value.status_code == 502
+    assert str(caught.value.code).startswith("provider_")
+    assert caught.value.type == "provider_error"
+
+
+def test_a_misconfigured_proxy(serve: Serve, emulator: Emulator) -> None:
+    env = serving.settings(emulator.url, LLAMA_PROVIDER_API_KEY="")
+    with (
+        serve(env) as server,
+        OpenAI(base_url=server.url, api_key=KEY) as client,
+        pytest.raises(openai.InternalServerError) as caught,
+    ):
+        client.chat.completions.create(model=MODEL, messages=messages())
+    assert (caught.value.status_code, caught.value.code) == (500, "proxy_misconfigured")
+    assert "LLAMA_PROVIDER_API_KEY" in caught.value.message
+    assert server.log.count("500 proxy_misconfigured") == 1  # a retry would not help
+
+
+@pytest.mark.parametrize("directive", ["reset=middle", "close=middle", "no_done", "junk"])
+def test_a_cut_stream_raises(sdk: OpenAI, emulator: Emulator, directive: str) -> None:
+    """Without the error event the SDK would take it for a whole answer."""
+    said = ""
+    with pytest.raises(openai.APIError) as caught, sdk.chat.completions.create(
+        model=MODEL, messages=messages(f"[[{directive},gap=0.01]]"), stream=True
+    ) as stream:  # fmt: skip
+        for chunk in stream:
+            said += chunk.choices[0].delta.content or ""
+    assert said.startswith("This ")
+    assert not isinstance(caught.value, openai.APIConnectionError)
+    assert str(caught.value.code).startswith("provider_")
+    assert "Request id:" in caught.value.message
+    assert len(emulator.requests) == 1
+
+
+# --- its retries ----------------------------------------------------------------------------------
+
+ONE_CALL = ["status=401", "status=410", "status=400", "reset=before", "reset=headers", "junk"]
+ONE_CALL += ["status=429,code=4006", "status=429,code=3021,retry_after=61", "status=408"]
+
+
+@pytest.mark.parametrize("directive", ONE_CALL)
+def test_a_failure_that_stays_or_may_be_billed_again_is_one_call(
+    sdk: OpenAI, emulator: Emulator, directive: str
+) -> None:
+    with pytest.raises(openai.APIStatusError):
+        sdk.chat.completions.create(model=MODEL, messages=messages(f"[[{directive}]]"))
+    assert len(emulator.requests) == 1
+
+
+def test_a_failure_that_passes_is_three_calls(sdk: OpenAI, emulator: Emulator) -> None:
+    with pytest.raises(openai.InternalServerError):
+        sdk.chat.completions.create(model=MODEL, messages=messages("[[status=500]]"))
+    assert len(emulator.requests) == 3
+
+
+def test_retry_after_is_obeyed(sdk: OpenAI, emulator: Emulator) -> None:
+    """Its own wait before the first retry would be 0.5 s at most."""
+    began = time.monotonic()
+    with pytest.raises(openai.InternalServerError):
+        sdk.with_options(max_retries=1).chat.completions.create(
+            model=MODEL, messages=messages("[[status=429,code=3021,retry_after=2]]")
+        )
+    assert time.monotonic() - began >= 1.9
+    assert len(emulator.requests) == 2

@@ -1,0 +1,901 @@
+"""HTTP, through Flask's test client: the order of checks, each status, headers, and streams."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import serving
+from flask.testing import FlaskClient
+from serving import ACCOUNT, KEY, MODEL, PROVIDER_KEY
+from werkzeug.test import TestResponse
+
+from app import create_app
+from emulator import Emulator
+from proxy.upstream import Upstream
+
+PATHS = ["/", "/v1/chat/completions", "/chat/completions"]
+BEARER = {"Authorization": f"Bearer {KEY}"}
+SAID = 'This is the emulator, not a model. You said: "Hi"'
+NATIVE_PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
+
+
+@pytest.fixture(params=["workers-ai", "openai"])
+def either(request: pytest.FixtureRequest, emulator: Emulator) -> FlaskClient:
+    """The application with each provider."""
+    return create_app(serving.settings(emulator.url, request.param)).test_client()
+
+
+def app_with(env: dict[str, str], **more: str) -> FlaskClient:
+    return create_app({**env, **more}).test_client()
+
+
+def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": said}], **fields}
+
+
+def post(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
+    return client.post("/", json=asking(said, **fields), headers=BEARER)
+
+
+def post_bytes(client: FlaskClient, body: bytes, **headers: str) -> TestResponse:
+    return client.post("/", data=body, headers={**BEARER, **headers})
+
+
+def error_of(response: TestResponse) -> dict[str, Any]:
+    """The error object, after checking all that every error has."""
+    assert response.content_type == "application/json"
+    body = json.loads(response.data)
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    request_id = response.headers["X-Request-Id"]
+    assert error["message"].endswith(request_id)
+    assert "\n" not in error["message"]
+    assert ("X-Should-Retry" in response.headers) == (response.status_code >= 500)
+    text = response.get_data(as_text=True)
+    assert not any(secret in text for secret in (KEY, PROVIDER_KEY, ACCOUNT, "127.0.0.1"))
+    return error
+
+
+def told(response: TestResponse) -> tuple[int, str, str]:
+    error = error_of(response)
+    return response.status_code, error["type"], error["code"]
+
+
+def events(response: TestResponse) -> list[Any]:
+    """The data of each event of a stream; [DONE] stays text."""
+    assert response.status_code == 200
+    assert response.content_type == "text/event-stream; charset=utf-8"
+    *frames, rest = response.data.decode("ascii").split("\n\n")
+    assert rest == ""
+    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+    data = [frame.removeprefix("data: ") for frame in frames]
+    return [text if text == "[DONE]" else json.loads(text) for text in data]
+
+
+NOT_FOUND = (404, "invalid_request_error", "not_found")
+WRONG_METHOD = (405, "invalid_request_error", "method_not_allowed")
+NO_KEY = (401, "authentication_error", "invalid_api_key")
+MISCONFIGURED = (500, "proxy_error", "proxy_misconfigured")
+BROKE = (500, "proxy_error", "internal_error")
+INVALID_JSON = (400, "invalid_request_error", "invalid_json")
+TOO_LARGE = (413, "invalid_request_error", "request_too_large")
+
+# --- the order of checks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_answers(client: FlaskClient, path: str) -> None:
+    response = client.post(path, json=asking(), headers=BEARER)
+    assert response.status_code == 200
+    assert response.json
+    assert response.json["choices"][0]["message"]["content"] == SAID
+
+
+UNKNOWN = ["/v1", "/v1/", "/v1/models", "/models", "/v1/chat/completions/", "/x", "/static/x"]
+UNKNOWN += ["/v1//chat/completions", "/../", "/V1/chat/completions"]
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_path_comes_first(env: dict[str, str], method: str, path: str) -> None:
+    """404 without a key, without settings, by any method; the message names where to go."""
+    for client in (app_with(env), app_with({})):
+        response = client.open(
+            method=method,
+            base_url="http://evil.example.org",
+            environ_overrides={"PATH_INFO": path},  # the client itself would tidy up //
+        )
+        assert told(response) == NOT_FOUND
+        message = error_of(response)["message"]
+        assert "/v1/chat/completions" in message
+        assert "evil" not in message
+
+
+@pytest.mark.parametrize("path", ["//", "///", "//v1/chat/completions"])
+def test_no_path_is_answered_with_a_redirect(client: FlaskClient, path: str) -> None:
+    response = client.open(method="POST", environ_overrides={"PATH_INFO": path})
+    assert told(response) in (NOT_FOUND, NO_KEY)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "FOO"]
+)
+def test_method_comes_second(env: dict[str, str], method: str, path: str) -> None:
+    for client in (app_with(env), app_with({})):
+        response = client.open(path, method=method)
+        assert response.status_code == 405
+        assert response.headers["Allow"] == "POST"
+        if method == "HEAD":
+            assert response.data == b""
+            assert response.content_type == "application/json"
+        else:
+            assert told(response) == WRONG_METHOD
+
+
+def test_a_proxy_without_keys_says_so_before_it_calls_a_key_wrong(env: dict[str, str]) -> None:
+    client = app_with(env, WORKER_ACCESS_KEY="", LLAMA_PROVIDER="nonsense")
+    for headers in ({}, BEARER):
+        response = client.post("/", data=b"nonsense", headers=headers)
+        assert told(response) == MISCONFIGURED
+        assert "WORKER_ACCESS_KEY" in error_of(response)["message"]
+
+
+def test_the_key_that_makes_no_sense_is_the_one_that_is_named(env: dict[str, str]) -> None:
+    """`The message and the log name the variable.`"""
+    client = app_with(env, WORKER_ACCESS_KEY="", WORKER_ACCESS_KEYS="no-name-at-all-0123")
+    response = client.post("/", json=asking())
+    assert told(response) == MISCONFIGURED
+    assert "WORKER_ACCESS_KEYS" in error_of(response)["message"]
+
+
+def test_then_the_key_then_the_other_settings_then_the_body(env: dict[str, str]) -> None:
+    broken = app_with(env, LLAMA_PROVIDER_API_KEY="", LLAMA_PROVIDER_TIMEOUT="soon")
+    assert told(broken.post("/", data=b"nonsense")) == NO_KEY
+    response = broken.post("/", data=b"nonsense", headers=BEARER)
+    assert told(response) == MISCONFIGURED
+    message = error_of(response)["message"]
+    assert "LLAMA_PROVIDER_API_KEY" in message
+    assert "LLAMA_PROVIDER_TIMEOUT" in message
+    small = app_with(env, MAX_REQUEST_BYTES="10")
+    assert told(small.post("/", data=b"x" * 11)) == NO_KEY
+    assert told(small.post("/", data=b"x" * 11, headers=BEARER)) == TOO_LARGE
+
+
+def test_problems_and_warnings_are_logged_a_line_each(
+    env: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    create_app({**env, "LOG_LEVEL": "loud", "CLOUDFLARE_ACCOUNT_ID": "", "WORKER_ACCESS_KEY": "k"})
+    lines = [record.getMessage() for record in caplog.records]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "CLOUDFLARE_ACCOUNT_ID",
+        "LOG_LEVEL",
+        "WORKER_ACCESS_KEY",
+    ]
+
+
+# --- tier 1 -----------------------------------------------------------------------------------
+
+NO_KEYS = {
+    "missing": None,
+    "empty": "",
+    "only the scheme": "Bearer",
+    "empty token": "Bearer ",
+    "wrong": "Bearer wrong",
+    "Basic": "Basic dXNlcjpwYXNz",
+    "Basic that is none": "Basic !!!",
+    "another scheme": f"Token {KEY}",
+    "no scheme": KEY,
+    "tab": f"Bearer\t{KEY}",
+    "no blank": f"Bearer{KEY}",
+    "prefix": f"Bearer {KEY[:-1]}",
+    "superset": f"Bearer {KEY}x",
+    "quoted": f'Bearer "{KEY}"',
+    "twice": f"Bearer {KEY},Bearer {KEY}",
+    "NUL": f"Bearer {KEY}\0",
+    "non-ASCII": "Bearer k\xe9y",
+    "high bytes": "Bearer \xff\xfe",
+    "the provider's key": f"Bearer {PROVIDER_KEY}",
+    "long": "Bearer " + "x" * 8000,
+    "parameters": f'Bearer realm="x", token="{KEY}"',
+}
+
+
+@pytest.mark.parametrize("value", NO_KEYS.values(), ids=NO_KEYS)
+def test_a_wrong_key_whatever_is_wrong_with_it_is_the_same_401(
+    client: FlaskClient, emulator: Emulator, value: str | None
+) -> None:
+    headers = {"X-Request-Id": "abc"} | ({} if value is None else {"Authorization": value})
+    response = client.post("/", json=asking(), headers=headers)
+    assert told(response) == NO_KEY
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.data == client.post("/", headers={"X-Request-Id": "abc"}).data
+    assert emulator.requests == []
+
+
+@pytest.mark.parametrize("place", ["query", "cookie", "body", "X-Api-Key"])
+def test_a_key_elsewhere_is_no_key(client: FlaskClient, place: str) -> None:
+    query = {"key": KEY, "api_key": KEY} if place == "query" else {}
+    headers = {"Cookie": f"Authorization={KEY}"} if place == "cookie" else {}
+    headers |= {"X-Api-Key": KEY, "Api-Key": KEY} if place == "X-Api-Key" else {}
+    body = asking(api_key=KEY, authorization=f"Bearer {KEY}") if place == "body" else asking()
+    assert told(client.post("/", json=body, headers=headers, query_string=query)) == NO_KEY
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer {}", "bearer {}", "BEARER {}", "bEaReR {}", "Bearer  {}", "Bearer {} "],
+)
+@pytest.mark.parametrize("key", [KEY, "sk-a=b==", "a,b,c=d; e=f", "inner blank", "q\"u'o\\te"])
+def test_the_right_key_whatever_is_in_it(env: dict[str, str], key: str, value: str) -> None:
+    client = app_with(env, WORKER_ACCESS_KEY=key)
+    headers = {"Authorization": value.format(key)}
+    assert client.post("/", json=asking(), headers=headers).status_code == 200
+
+
+def test_each_named_key_opens(env: dict[str, str]) -> None:
+    client = app_with(env, WORKER_ACCESS_KEYS="al:alice-key-0123456789,bo:bobs-key-0123456789=")
+    for key in (KEY, "alice-key-0123456789", "bobs-key-0123456789="):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert client.post("/", json=asking(), headers=headers).status_code == 200
+    assert told(client.post("/", headers={"Authorization": "Bearer al"})) == NO_KEY
+
+
+# --- the request's id -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_id", ["a", "A-Z_0.9", "x" * 128])
+def test_a_clean_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
+    for headers in (BEARER, {}):
+        headers = {**headers, "X-Request-Id": request_id}
+        for path in ("/", "/unknown"):
+            response = client.post(path, json=asking(), headers=headers)
+            assert response.headers.getlist("X-Request-Id") == [request_id]
+
+
+@pytest.mark.parametrize(
+    "request_id", ["", "x" * 129, "a b", "a/b", "<b>", "a,b", "é", "a\tb", "a\0"]
+)
+def test_another_gets_a_new_one(client: FlaskClient, request_id: str) -> None:
+    headers = {**BEARER, "X-Request-Id": request_id}
+    ids = {
+        client.post("/", json=asking(), headers=headers).headers["X-Request-Id"] for _ in range(2)
+    }
+    assert len(ids) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", new) for new in ids)
+
+
+def test_the_providers_request_id_is_passed_on(either: FlaskClient) -> None:
+    for said, stream in (("Hi", False), ("Hi", True), ("[[status=500]]", False)):
+        response = post(either, said, stream=stream)
+        assert re.fullmatch("[A-Za-z0-9._-]+", response.headers["X-Provider-Request-Id"])
+
+
+# --- the body ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "application/json; charset=utf-8",
+        "text/plain",
+        "application/vnd.api+json",
+        "x",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ],
+)
+def test_any_content_type_is_accepted(client: FlaskClient, content_type: str | None) -> None:
+    body = json.dumps(asking()).encode()
+    response = client.post("/", data=body, headers=BEARER, content_type=content_type)
+    assert response.status_code == 200
+
+
+BAD_BODIES = {
+    "empty": b"",
+    "no JSON": b"nonsense",
+    "null": b"null",
+    "string": b'"x"',
+    "list": b"[]",
+    "trailing junk": b'{"messages":[{"role":"user","content":"x"}]}x',
+    "NaN": b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}',
+    "1e400": b'{"messages":[{"role":"user","content":"x"}],"temperature":1e400}',
+    "doubled key": b'{"messages":[],"messages":[{"role":"user","content":"x"}]}',
+    "UTF-16": json.dumps({"messages": []}).encode("utf-16"),
+    "BOM": b"\xef\xbb\xbf" + b'{"messages":[{"role":"user","content":"x"}]}',
+    "bad UTF-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
+    "deep": b"[" * 100_000,
+    "deep objects": b'{"a":' * 100_000,
+    "form": b"messages=x",
+}
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_a_body_that_is_no_json_object(
+    client: FlaskClient, emulator: Emulator, body: bytes
+) -> None:
+    assert told(post_bytes(client, body)) == INVALID_JSON
+    assert emulator.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
+def test_a_compressed_body_is_refused(client: FlaskClient, encoding: str) -> None:
+    assert told(post_bytes(client, b"\x1f\x8b", **{"Content-Encoding": encoding})) == INVALID_JSON
+
+
+def body_of(size: int) -> bytes:
+    body = json.dumps(asking(""), separators=(",", ":")).encode()
+    return body.replace(b'""', b'"%s"' % (b"x" * (size - len(body))))
+
+
+def post_chunked(client: FlaskClient, body: bytes) -> TestResponse:
+    """As gunicorn gives it: no length, and an input that ends."""
+    return client.post(
+        "/",
+        input_stream=io.BytesIO(body),
+        headers={**BEARER, "Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+
+
+@pytest.mark.parametrize("send", [post_bytes, post_chunked], ids=["length", "chunked"])
+def test_the_limit_for_the_body(env: dict[str, str], send: Any) -> None:
+    client = app_with(env, MAX_REQUEST_BYTES="1000")
+    assert send(client, body_of(1000)).status_code == 200
+    for size in (1001, 1002, 5000, 500_000):
+        response = send(client, body_of(size))
+        assert told(response) == TOO_LARGE
+        assert "1000" in error_of(response)["message"]
+
+
+def test_a_claimed_length_over_the_limit_is_refused_unread(env: dict[str, str]) -> None:
+    class Unreadable(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise AssertionError("the body was read")
+
+    response = app_with(env, MAX_REQUEST_BYTES="1000").post(
+        "/",
+        input_stream=Unreadable(),
+        headers=BEARER,
+        environ_overrides={"CONTENT_LENGTH": "1001"},
+    )
+    assert told(response) == TOO_LARGE
+
+
+@pytest.mark.parametrize("terminated", [True, False], ids=["gunicorn", "another server"])
+def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -> None:
+    """Even where what came is a whole request."""
+    body = json.dumps(asking()).encode()
+    response = client.post(
+        "/",
+        input_stream=io.BytesIO(body),
+        headers=BEARER,
+        environ_overrides={
+            "CONTENT_LENGTH": str(len(body) + 50),
+            "wsgi.input_terminated": terminated,
+        },
+    )
+    assert told(response) == INVALID_JSON
+
+
+def test_a_body_that_cannot_be_read(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise RuntimeError("what the caller sent")
+
+    response = client.post(
+        "/",
+        input_stream=Broken(),
+        headers=BEARER,
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert told(response) == INVALID_JSON
+    assert "what the caller sent" not in caplog.text
+
+
+CALLERS_FAULTS = {
+    "no messages": ({"messages": []}, "invalid_messages", "messages"),
+    "a bad role": (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "nobody", "content": "x"}]},
+        "invalid_messages",
+        "messages[1].role",
+    ),
+    "unknown model": (asking(model="evil/../model"), "model_not_allowed", "model"),
+    "two choices": (asking(n=2), "invalid_parameter", "n"),
+    "true is no number": (asking(max_tokens=True), "invalid_parameter", "max_tokens"),
+    "stream as text": (asking(stream="true"), "invalid_parameter", "stream"),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "param"), CALLERS_FAULTS.values(), ids=CALLERS_FAULTS)
+def test_a_wrong_request_says_where(
+    client: FlaskClient, emulator: Emulator, body: Any, code: str, param: str
+) -> None:
+    response = client.post("/", json=body, headers=BEARER)
+    assert told(response) == (400, "invalid_request_error", code)
+    assert error_of(response)["param"] == param
+    assert "evil" not in response.text
+    assert emulator.requests == []
+
+
+# --- what goes to the provider ----------------------------------------------------------------
+
+
+def test_nothing_from_the_caller_changes_where_it_goes(
+    client: FlaskClient, emulator: Emulator
+) -> None:
+    evil = "http://evil.example.org/steal"
+    response = client.post(
+        "/v1/chat/completions?model=evil&base_url=" + evil,
+        json=asking(
+            api_base=evil, base_url=evil, url=evil, user_config={"api_base": evil},
+            headers={"Authorization": "evil"}, extra_body={"url": evil}, account="evil",
+        ),
+        headers={
+            **BEARER, "X-Forwarded-Host": "evil", "X-Forwarded-For": "1.2.3.4", "Via": "evil",
+            "X-Original-URL": "/evil", "X-Portkey-Custom-Host": evil, "Cookie": "a=evil",
+            "cf-aig-authorization": "evil", "User-Agent": "evil", "Accept-Encoding": "gzip",
+        },
+        base_url="http://evil.example.org",
+    )  # fmt: skip
+    assert response.status_code == 200
+    (received,) = emulator.requests
+    assert received.path == NATIVE_PATH
+    assert received.headers["authorization"] == f"Bearer {PROVIDER_KEY}"
+    assert "evil" not in str(received.headers)
+    assert KEY not in str(received.headers)
+    assert b"evil" not in received.body
+
+
+@pytest.mark.parametrize(
+    "host", ["x/#", "x/?", "evil.example.org", "a b", "", "[", "x:99999", "é", "127.0.0.1@evil"]
+)
+def test_no_host_header_matters(client: FlaskClient, emulator: Emulator, host: str) -> None:
+    """Neither for the guard, nor for where the request goes; at worst it is a 400."""
+    response = client.post("/", json=asking(), environ_overrides={"HTTP_HOST": host})
+    assert response.status_code in (400, 401)
+    error_of(response)
+    response = client.post(
+        "/", json=asking(), headers=BEARER, environ_overrides={"HTTP_HOST": host}
+    )
+    assert response.status_code in (200, 400)
+    assert {received.path for received in emulator.requests} <= {NATIVE_PATH}
+
+
+def test_the_alias_is_what_callers_see(env: dict[str, str], emulator: Emulator) -> None:
+    client = app_with(env, LLAMA_PROVIDER_MODELS=f"small={MODEL}")
+    response = post(client, model="small")
+    assert response.json
+    assert response.json["model"] == "small"
+    assert emulator.requests[0].path == NATIVE_PATH
+    refused = post(client, model=MODEL)
+    assert told(refused) == (400, "invalid_request_error", "model_not_allowed")
+    assert "small" in error_of(refused)["message"]
+    assert [event["model"] for event in events(post(client, stream=True))[:-1]].count("small") > 3
+
+
+def test_what_the_provider_cannot_use_is_named(client: FlaskClient) -> None:
+    response = post(client, user="me", store=True, metadata={"a": 1}, temperature=0.5)
+    assert response.headers["X-Ignored-Parameters"] == "metadata, store, user"
+    assert "X-Ignored-Parameters" in post(client, "[[status=500]]", user="me").headers
+    assert "X-Ignored-Parameters" not in post(client, temperature=0.5).headers
+
+
+def test_a_name_that_no_header_can_carry_is_not_named(client: FlaskClient) -> None:
+    names = ["a\r\nSet-Cookie: evil=1", "a\n", "é", "a b", "", "x" * 65, "a,b", "\ud800", "ok"]
+    response = post(client, **dict.fromkeys(names, 1))
+    assert response.status_code == 200
+    assert response.headers["X-Ignored-Parameters"] == "ok"
+    many = post(client, **{f"p{number:03}": 1 for number in range(100)})
+    assert many.headers["X-Ignored-Parameters"].split(", ") == [f"p{n:03}" for n in range(20)]
+
+
+# --- whole answers ----------------------------------------------------------------------------
+
+
+def test_a_whole_answer(either: FlaskClient) -> None:
+    response = post(either)
+    assert response.status_code == 200
+    assert response.content_type == "application/json"
+    assert response.content_length == len(response.data)
+    assert response.json
+    answer = dict(response.json)
+    assert re.fullmatch("chatcmpl-[0-9a-f]{32}", answer.pop("id"))
+    assert isinstance(answer.pop("created"), int)
+    choices = answer.pop("choices")
+    spoken, heard = len(SAID.split()), 1
+    assert answer == {
+        "object": "chat.completion",
+        "model": MODEL,
+        "usage": {
+            "prompt_tokens": heard,
+            "completion_tokens": spoken,
+            "total_tokens": heard + spoken,
+        },
+    }
+    (choice,) = choices
+    message = choice.pop("message")
+    assert choice == {"index": 0, "logprobs": None, "finish_reason": "stop"}
+    assert (message["role"], message["content"]) == ("assistant", SAID)
+
+
+def test_answers_have_ids_of_their_own(client: FlaskClient) -> None:
+    ids = [(post(client).json or {})["id"] for _ in range(2)]
+    assert ids[0] != ids[1]
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+
+
+def test_a_tool_call(either: FlaskClient) -> None:
+    response = post(either, "Oslo", tools=TOOLS)
+    assert response.json
+    (choice,) = response.json["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["id"]
+    assert (call["type"], call["function"]["name"]) == ("function", "weather")
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
+
+
+# --- refusals and failures of the provider ----------------------------------------------------
+
+UNUSABLE = (502, "provider_error", "provider_bad_answer")
+REFUSALS = {
+    "status=401": ("provider_auth_failed", "false", None),
+    "status=403": ("provider_model_unavailable", "false", None),
+    "status=404": ("provider_failed", "true", None),
+    "status=408": ("provider_timeout", "false", None),
+    "status=410": ("provider_model_unavailable", "false", None),
+    "status=429": ("provider_overloaded", "true", "5"),
+    "status=429,code=3040,retry_after=7": ("provider_overloaded", "true", "7"),
+    "status=429,code=3021": ("provider_rate_limited", "true", "15"),
+    "status=429,code=3021,retry_after=60": ("provider_rate_limited", "true", "60"),
+    "status=429,code=3021,retry_after=61": ("provider_rate_limited", "false", "61"),
+    "status=503": ("provider_overloaded", "true", "5"),
+    "status=500": ("provider_failed", "true", None),
+    "redirect=302": ("provider_bad_answer", "false", None),
+    "status=204": ("provider_bad_answer", "false", None),
+    "close=before": ("provider_failed", "false", None),
+    "reset=before": ("provider_failed", "false", None),
+    "garbage": ("provider_failed", "false", None),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("directive", "code", "retry", "after"),
+    [(directive, *rest) for directive, rest in REFUSALS.items() if directive != "status=404"],
+    ids=[directive for directive in REFUSALS if directive != "status=404"],
+)
+def test_a_refusal_is_a_502_that_says_whether_to_try_again(
+    client: FlaskClient,
+    emulator: Emulator,
+    directive: str,
+    code: str,
+    retry: str,
+    after: str | None,
+    stream: bool,
+) -> None:
+    """Also where a stream was asked; and the provider was asked once."""
+    response = post(client, f"[[{directive}]]", stream=stream)
+    assert told(response) == (502, "provider_error", code)
+    assert response.headers["X-Should-Retry"] == retry
+    assert response.headers.get("Retry-After") == after
+    assert len(emulator.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_refusal_that_is_the_callers_fault_is_a_400(either: FlaskClient, stream: bool) -> None:
+    response = post(either, "[[status=400]]", stream=stream)
+    assert told(response) == (400, "invalid_request_error", "provider_rejected_input")
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 408, 409, 410, 418, 429, 500, 503])
+def test_no_status_of_the_providers_passes_through(either: FlaskClient, status: int) -> None:
+    """Nor does what it said."""
+    for stream in (False, True):
+        response = post(either, f"[[status={status}]]", stream=stream)
+        assert response.status_code == 502
+        assert "asked for" not in error_of(response)["message"]
+
+
+def test_an_unreachable_provider(env: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    nobody = f"http://127.0.0.1:{serving.free_port()}/run"
+    client = app_with(env, LLAMA_PROVIDER_BASE_URL=nobody)
+    for stream in (False, True):
+        response = post(client, stream=stream)
+        assert told(response) == (502, "provider_error", "provider_unreachable")
+        assert response.headers["X-Should-Retry"] == "true"
+    assert "LLAMA_PROVIDER_BASE_URL" in caplog.text
+
+
+TOO_SLOW = {
+    "silent": {"LLAMA_PROVIDER_TIMEOUT": "0.3"},
+    "stall=0": {"LLAMA_PROVIDER_TIMEOUT": "0.3"},
+    "first=20": {"LLAMA_PROVIDER_TIMEOUT": "0.3"},
+    "drip_body=0.05": {"LLAMA_PROVIDER_TOTAL_TIMEOUT": "0.5"},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("directive", "limit"), TOO_SLOW.items(), ids=TOO_SLOW)
+def test_a_provider_that_is_too_slow(
+    env: dict[str, str], emulator: Emulator, directive: str, limit: dict[str, str], stream: bool
+) -> None:
+    response = post(app_with(env, **limit), f"[[{directive}]]", stream=stream)
+    assert told(response) == (502, "provider_error", "provider_timeout")
+    assert response.headers["X-Should-Retry"] == "false"
+    assert len(emulator.requests) == 1
+
+
+BAD_ANSWERS = ["junk", "sse_for_whole", f"huge={9 * 1024**2}", f"gzip={100 * 1024**2}"]
+BAD_ANSWERS += ["sse_for_whole,endless", "sample=empty_result_success.json"]
+
+
+@pytest.mark.parametrize("directive", BAD_ANSWERS)
+def test_an_answer_that_is_none(client: FlaskClient, directive: str) -> None:
+    assert told(post(client, f"[[{directive}]]")) == UNUSABLE
+
+
+@pytest.mark.parametrize("directive", ["close=middle", "reset=middle", "close=headers"])
+def test_a_cut_answer(either: FlaskClient, directive: str) -> None:
+    response = post(either, f"[[{directive}]]")
+    assert told(response) == (502, "provider_error", "provider_failed")
+    assert response.headers["X-Should-Retry"] == "false"
+
+
+# --- failures of ours -------------------------------------------------------------------------
+
+SECRET = f"Bearer {PROVIDER_KEY} and a private prompt"
+
+
+def test_what_was_not_foreseen_is_a_500_whose_place_is_logged_and_not_its_text(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(Upstream, "open", broken)
+    response = post(client)
+    assert told(response) == BROKE
+    assert response.headers["X-Should-Retry"] == "false"
+    assert response.headers["X-Request-Id"] in caplog.text
+    assert "RuntimeError" in caplog.text
+    assert "in broken" in caplog.text
+    assert SECRET not in caplog.text
+    assert SECRET not in response.text
+
+
+def test_the_same_in_the_middle_of_a_stream(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from proxy.upstream import Reply
+
+    whole_pieces = Reply.pieces
+
+    def broken_pieces(reply: Reply) -> Iterator[bytes]:
+        yield next(whole_pieces(reply))
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(Reply, "pieces", broken_pieces)
+    told_by_stream = events(post(client, "one two three [[gap=0.2]]", stream=True))
+    assert told_by_stream[-1]["error"]["code"] == "internal_error"
+    assert told_by_stream[-1]["error"]["type"] == "proxy_error"
+    assert "in broken_pieces" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_no_prompt_answer_or_key_is_logged(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="proxy")
+    for directive in ("", "[[status=401]]", "[[reset=middle]]", "[[junk]]", "[[status=400]]"):
+        for stream in (False, True):
+            post(client, f"a very private prompt {directive}", stream=stream, extra="private value")
+    assert caplog.text
+    for secret in ("private", KEY, PROVIDER_KEY, ACCOUNT, "emulator, not a model"):
+        assert secret not in caplog.text
+
+
+# --- streams ----------------------------------------------------------------------------------
+
+
+def test_the_exact_sequence_of_a_stream(either: FlaskClient) -> None:
+    response = post(either, "[[words=3]]", stream=True)
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["X-Accel-Buffering"] == "no"
+    assert "Content-Length" not in response.headers
+    *chunks, done = events(response)
+    assert done == "[DONE]"
+    (head,) = {(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}
+    assert re.fullmatch("chatcmpl-[0-9a-f]{32}", head[0])
+    assert head[2:] == (MODEL, "chat.completion.chunk")
+    assert all([choice["index"] for choice in chunk["choices"]] == [0] for chunk in chunks)
+    assert not any("usage" in chunk for chunk in chunks)
+    assert [
+        (chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in chunks
+    ] == [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": "This "}, None),
+        ({"content": "is "}, None),
+        ({"content": "the"}, None),
+        ({}, "stop"),
+    ]
+
+
+def test_usage_comes_last_and_only_where_it_was_asked_for(either: FlaskClient) -> None:
+    fields = {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, usage, done = events(post(either, "one two [[words=3]]", **fields))
+    assert done == "[DONE]"
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 3
+    assert all(isinstance(count, int) for count in usage["usage"].values())
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert not any(chunk.get("usage") for chunk in chunks)
+    for options in ({"include_usage": False}, {}):
+        fields["stream_options"] = options
+        assert events(post(either, **fields))[-2]["choices"] != []
+
+
+def test_workers_ai_is_never_sent_stream_options(client: FlaskClient, emulator: Emulator) -> None:
+    post(client, stream=True, stream_options={"include_usage": True})
+    assert set(emulator.requests[0].json) == {"messages", "stream"}
+
+
+def test_a_tool_call_in_a_stream(either: FlaskClient) -> None:
+    *chunks, done = events(post(either, "Oslo", tools=TOOLS, stream=True))
+    assert done == "[DONE]"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert {call["index"] for call in calls} == {0}
+    assert [call["function"].get("name") for call in calls if "id" in call] == ["weather"]
+    arguments = "".join(call["function"].get("arguments", "") for call in calls)
+    assert json.loads(arguments) == {"city": "Oslo"}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def assert_cut(told_by_stream: list[Any], code: str) -> None:
+    """An error event ends it, after whole chunks, and no [DONE]."""
+    *chunks, last = told_by_stream
+    assert set(last) == {"error"}
+    assert set(last["error"]) == {"message", "type", "param", "code"}
+    assert (last["error"]["type"], last["error"]["code"]) == ("provider_error", code)
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "[DONE]" not in told_by_stream
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
+
+
+CUTS = {
+    "reset=middle": "provider_failed",
+    "close=middle": "provider_failed",
+    "close=middle,framing=close": "provider_failed",
+    "close=middle,framing=length": "provider_failed",
+    "no_done": "provider_failed",
+    "no_done,framing=close": "provider_failed",
+    "junk": "provider_bad_answer",
+    "stall=3": "provider_timeout",
+}
+
+
+@pytest.mark.parametrize(("directive", "code"), CUTS.items(), ids=CUTS)
+def test_a_cut_stream_ends_with_an_error_and_without_done(
+    emulator: Emulator, env: dict[str, str], directive: str, code: str
+) -> None:
+    for provider in ("workers-ai", "openai"):
+        settings = serving.settings(emulator.url, provider, LLAMA_PROVIDER_IDLE_TIMEOUT="0.5")
+        response = post(
+            create_app(settings).test_client(), f"[[{directive},gap=0.01]]", stream=True
+        )
+        told_by_stream = events(response)
+        assert_cut(told_by_stream, code)
+        message = told_by_stream[-1]["error"]["message"]
+        assert message.endswith(response.headers["X-Request-Id"])
+
+
+def test_an_endless_stream_ends_at_the_total_limit(env: dict[str, str]) -> None:
+    client = app_with(env, LLAMA_PROVIDER_TOTAL_TIMEOUT="0.5")
+    assert_cut(events(post(client, "[[endless,gap=0.05]]", stream=True)), "provider_timeout")
+
+
+BEFORE_THE_FIRST_CHUNK = {
+    "huge=2000000": "provider_bad_answer",
+    "junk,words=1": "provider_bad_answer",
+    "close=headers": "provider_failed",
+    "reset=headers": "provider_failed",
+    "close=headers,framing=close": "provider_failed",
+}
+
+
+@pytest.mark.parametrize(
+    ("directive", "code"), BEFORE_THE_FIRST_CHUNK.items(), ids=BEFORE_THE_FIRST_CHUNK
+)
+def test_what_fails_before_the_first_chunk_keeps_its_status(
+    client: FlaskClient, directive: str, code: str
+) -> None:
+    response = post(client, f"[[{directive}]]", stream=True)
+    assert told(response) == (502, "provider_error", code)
+
+
+def test_an_empty_stream_that_ends_properly_is_an_answer(client: FlaskClient) -> None:
+    said = events(post(client, "[[sample=empty_stream_only_done.sse]]", stream=True))
+    assert [event["choices"][0]["finish_reason"] for event in said[:-1]] == [None, "stop"]
+    assert said[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("file", ["truncated_no_done.sse", "mid_stream_error_inferred.sse"])
+def test_a_recorded_stream_that_breaks_off(client: FlaskClient, file: str) -> None:
+    assert_cut(events(post(client, f"[[sample={file}]]", stream=True)), "provider_failed")
+
+
+def test_a_json_answer_to_a_streaming_request_becomes_a_stream(either: FlaskClient) -> None:
+    *chunks, done = events(post(either, "[[json_for_stream]] Hi", stream=True))
+    assert done == "[DONE]"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == SAID
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]][
+        -1
+    ] == "stop"
+
+
+def test_json_mode_is_asked_whole_and_turned_into_a_stream(
+    client: FlaskClient, emulator: Emulator
+) -> None:
+    fields = {"stream": True, "response_format": {"type": "json_object"}}
+    *chunks, done = events(post(client, **fields))
+    assert done == "[DONE]"
+    assert emulator.requests[0].json.get("stream") is not True
+    content = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert json.loads(content) == {"emulator": True, "you_said": "Hi"}
+
+
+def test_a_stream_leaves_as_it_comes(client: FlaskClient, emulator: Emulator) -> None:
+    """The emulator never says the third word; the first two are here nevertheless."""
+    with client.post(
+        "/", json=asking("[[stall=2]]", stream=True), headers=BEARER, buffered=False
+    ) as response:
+        pieces = response.iter_encoded()
+        seen = b"".join(next(pieces) for _ in range(3))
+        assert b"This " in seen
+        assert b"is " in seen
+    assert emulator.requests[0].gone.wait(serving.DEADLINE)
+
+
+def test_closing_a_stream_that_was_never_read_ends_the_providers_too(
+    client: FlaskClient, emulator: Emulator
+) -> None:
+    """A generator that never began runs no `finally`."""
+    body = asking("[[endless,gap=0.05]]", stream=True)
+    with client.post("/", json=body, headers=BEARER, buffered=False):
+        pass
+    assert emulator.requests[0].gone.wait(serving.DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("said", "stream"),
+    [("Hi", False), ("[[status=500]]", False), ("[[status=500]]", True), ("Hi", True)],
+    ids=["whole", "refusal", "refused stream", "stream"],
+)
+def test_the_connection_to_the_provider_is_used_again_after(
+    client: FlaskClient, emulator: Emulator, said: str, stream: bool
+) -> None:
+    before = emulator.connections
+    for _ in range(3):
+        with post(client, said, stream=stream) as response:
+            assert response.get_data()
+    assert emulator.connections - before == 1

@@ -1,0 +1,80 @@
+"""What gunicorn refuses before the application sees it: JSON, and none of the caller's text."""
+
+import json
+import re
+import socket
+from unittest.mock import Mock
+
+import pytest
+from gunicorn.http import errors
+from serving import DEADLINE, answers, read_to_end
+
+from proxy.worker import Worker
+
+SECRET = "Authorization Bearer tier1-Qm4xV9cT2hLw8sZr"
+
+REFUSALS = {
+    "bad header": (errors.InvalidHeader(SECRET), 400),
+    "bad header name": (errors.InvalidHeaderName(SECRET), 400),
+    "bad request line": (errors.InvalidRequestLine(SECRET), 400),
+    "bad method": (errors.InvalidRequestMethod(SECRET), 400),
+    "bad version": (errors.InvalidHTTPVersion(SECRET), 400),
+    "folded header": (errors.ObsoleteFolding(SECRET), 400),
+    "long line": (errors.LimitRequestLine(5000, 4094), 414),
+    "many headers": (errors.LimitRequestHeaders(SECRET), 431),
+    "transfer coding": (errors.UnsupportedTransferCoding(SECRET), 501),
+    "chunk size": (errors.InvalidChunkSize(SECRET), 400),
+    "anything else": (RuntimeError(SECRET), 500),
+}
+
+
+def worker() -> Worker:
+    """One that never ran: what handle_error needs of it is its log."""
+    made = Worker.__new__(Worker)
+    made.log = Mock()
+    return made
+
+
+@pytest.mark.parametrize(("raised", "status"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_json_without_the_callers_text(raised: Exception, status: int) -> None:
+    refusing = worker()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            refusing.handle_error(None, ours, ("127.0.0.1", 1), raised)
+        theirs.settimeout(DEADLINE)
+        (answer,) = answers(read_to_end(theirs))
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Connection"] == "close"
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-Id"])
+    error = json.loads(answer.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"].endswith(answer.headers["X-Request-Id"])
+    expected = ("proxy_error", "internal_error") if status == 500 else (
+        "invalid_request_error",
+        "invalid_http",
+    )  # fmt: skip
+    assert (error["type"], error["code"]) == expected
+    shown = f"{answer.headers} {answer.body!r} {refusing.log.mock_calls}"
+    assert SECRET not in shown
+    assert type(raised).__name__ in str(refusing.log.mock_calls)
+    assert answer.headers["X-Request-Id"] in str(refusing.log.mock_calls)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError(SECRET), errors.UnsupportedTransferCoding(SECRET)])
+def test_each_answer_of_5xx_says_whether_to_try_again(raised: Exception) -> None:
+    """`On every 5xx and 429: X-Should-Retry`, which keeps the SDKs from trying in vain."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            worker().handle_error(None, ours, None, raised)
+        (answer,) = answers(read_to_end(theirs))
+    assert answer.headers["X-Should-Retry"] == "false"
+
+
+def test_a_client_that_has_gone_is_no_failure() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours:
+        worker().handle_error(None, ours, None, errors.InvalidHeader(SECRET))
