@@ -17,7 +17,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 
     Settings that make no sense are logged, a line each, and answered with 500 until mended.
     """
-    config = Config.from_env(environ.read() if env is None else env)
+    config = Config.from_env(*(environ.read() if env is None else (env, ())))
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
     app.extensions["proxy"] = Proxy(config, Upstream())

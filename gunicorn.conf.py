@@ -14,7 +14,7 @@ def _whole(name: str, default: int, least: int, most: int) -> int:
     return int(text)
 
 
-_env = environ.read()
+_env, _ = environ.read()
 _everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 _host = _everywhere if _env.get("PORT", "").strip() else "127.0.0.1"  # a platform sets PORT
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

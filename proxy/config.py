@@ -1,7 +1,7 @@
 """The settings: read once from a mapping, each checked; README.md has their table."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -55,10 +55,11 @@ class Config:
     warnings: tuple[Problem, ...]
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "Config":
-        """Total: whatever the mapping holds, the outcome is a Config."""
+    def from_env(cls, env: Mapping[str, str], problems: Iterable[Problem] = ()) -> "Config":
+        """Total: whatever the mapping holds, the outcome is a Config. `problems`: known already."""
         settings = _Settings(env)
         keys = settings.keys()
+        settings.problems += problems
         if settings.text("RATE_LIMIT"):  # it must not look as if there were a limit
             settings.wrong("RATE_LIMIT", "this version has none; limit rates in front of it")
         return cls(

@@ -13,7 +13,7 @@ from itertools import chain
 from math import inf
 
 from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from proxy import exchange, sse, strict_json, watch
 from proxy.chat_answer import chunks, completion
@@ -205,8 +205,11 @@ def _json(value: JSON, status: int = 200, headers: dict[str, str] | None = None)
 
 def _failure(error: Exception, request_id: str) -> ProxyError:
     """The failure as one of ours, in the log where it is not the caller's."""
-    if isinstance(error, HTTPException) and (error.code or 500) < 500:
-        return _werkzeugs(error.code)
+    if isinstance(error, NotFound):
+        tells = "There is nothing at this path; POST to / or /v1/chat/completions."
+        return CallerError("not_found", tells)
+    if isinstance(error, MethodNotAllowed):
+        return CallerError("method_not_allowed", "Only POST is allowed here.")
     if isinstance(error, CallerError):
         return error
     if isinstance(error, ClientGone):
@@ -217,12 +220,3 @@ def _failure(error: Exception, request_id: str) -> ProxyError:
         where = f" {type(error).__name__}\n" + "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s: %s%s", request_id, failure, where)
     return failure
-
-
-def _werkzeugs(code: int | None) -> CallerError:
-    if code == 405:
-        return CallerError("method_not_allowed", "Only POST is allowed here.")
-    if code == 404:
-        tells = "There is nothing at this path; POST to / or /v1/chat/completions."
-        return CallerError("not_found", tells)
-    return CallerError("invalid_http", "The request is not HTTP as it must be.")

@@ -57,7 +57,7 @@ export WORKER_ACCESS_KEY="$(.venv/bin/python -m scripts.run key)"
 
 def main(arguments: list[str]) -> int:
     """The exit status: gunicorn's, or 1 where the port cannot be had."""
-    env = dict(environ.read())
+    env, _ = environ.read()
     if arguments == ["key"]:
         print(env["WORKER_ACCESS_KEY"])
         return 0

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import serving
 
+from app import create_app
+from proxy import environ
+
 DOT_ENV = r"""
 # a comment
 PLAIN=pa$HOME-${HOME}-$1
@@ -35,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, **env: str) -> dict[str, str]:
     """environ.read() there, in a process of its own with that environment, run from elsewhere."""
-    code = "import json; from proxy import environ; print(json.dumps(dict(environ.read())))"
+    code = "import json; from proxy import environ; print(json.dumps(dict(environ.read()[0])))"
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder.parent,
@@ -91,21 +94,43 @@ def test_reading_does_not_change_the_environment(folder: Path) -> None:
 
 
 def test_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from proxy import environ
-
     (folder / ".env").write_text("IN_FILE=a$b\nBOTH=file\nNOTHING\n")
     monkeypatch.setattr(environ, "ENV_FILE", folder / ".env")
     monkeypatch.setenv("BOTH", "")
-    settings = environ.read()
+    settings, _ = environ.read()
     assert [settings[name] for name in ("IN_FILE", "BOTH", "NOTHING")] == ["a$b", "", ""]
 
 
-def test_a_file_that_is_not_utf_8_is_a_value_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        (b"A=1\nB='open\nC=3\n", [".env: line 2 cannot be read; is a quote left open?"]),
+        (b"A=1\n=2\n", [".env: line 2 cannot be read; is a quote left open?"]),
+        (b"A=\xff\n", [".env: cannot be read as UTF-8 text (UnicodeDecodeError)"]),
+        (b"A=1 # \xc3\xa9\n\n# all is well\n", []),
+    ],
+    ids=["open quote", "no name", "not UTF-8", "good"],
+)
+def test_a_file_that_makes_no_sense_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, problems: list[str]
 ) -> None:
-    from proxy import environ
+    monkeypatch.setattr(environ, "ENV_FILE", tmp_path / ".env")
+    (tmp_path / ".env").write_bytes(text)
+    _, found = environ.read()
+    assert list(map(str, found)) == problems
 
-    (folder / ".env").write_bytes(b"KEY=\xff\xfe\n")
-    monkeypatch.setattr(environ, "ENV_FILE", folder / ".env")
-    with pytest.raises(ValueError, match="utf-8"):
-        environ.read()
+
+def test_until_the_file_is_mended_the_answer_is_500(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(environ, "ENV_FILE", tmp_path / ".env")
+    (tmp_path / ".env").write_text(
+        f"CLOUDFLARE_ACCOUNT_ID='open\nWORKER_ACCESS_KEY={serving.KEY}\n"
+    )
+    monkeypatch.setenv("WORKER_ACCESS_KEY", serving.KEY)
+    bearer = {"Authorization": f"Bearer {serving.KEY}"}
+    answer = create_app().test_client().post("/", headers=bearer)
+    assert answer.status_code == 500
+    assert answer.json is not None
+    assert ".env" in answer.json["error"]["message"]
+    assert ".env: line 1 cannot be read" in caplog.text

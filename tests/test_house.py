@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
-    {"proxy.errors", "proxy.strict_json", "proxy.sse"},
-    {"proxy.auth", "proxy.environ", "proxy.settings", "proxy.usage", "proxy.watch"},
+    {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.settings"},
+    {"proxy.auth", "proxy.environ", "proxy.usage", "proxy.watch"},
     {"proxy.chat_request"},
     {"proxy.chat_answer"},
     {"proxy.providers"},

@@ -414,6 +414,11 @@ REFUSALS = {
         [{"error": {"code": 429, "message": "secret", "status": "RESOURCE_EXHAUSTED"}}],
         provider("rate_limited", "true", "15"),
     ),
+    "Google: bad key, as a bad request": (
+        400,
+        [{"error": {"code": 400, "message": "secret", "details": [{"reason": "API_KEY_INVALID"}]}}],
+        provider("auth_failed"),
+    ),
     "Google: bad key": (
         401,
         [{"error": {"code": 401, "message": "secret", "status": "UNAUTHENTICATED"}}],

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -899,3 +900,19 @@ def test_the_connection_to_the_provider_is_used_again_after(
         with post(client, said, stream=stream) as response:
             assert response.get_data()
     assert emulator.connections - before == 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_caller_that_has_left_is_nobodys_failure(
+    client: FlaskClient, emulator: Emulator, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    """The provider's connection is closed though it is silent; the log has no error."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        environ = {"gunicorn.socket": ours}
+        body = asking("[[silent]]", stream=stream)
+        response = client.post("/", json=body, headers=BEARER, environ_overrides=environ)
+    assert response.status_code == 400
+    assert emulator.requests[0].gone.wait(serving.DEADLINE)
+    assert not caplog.records

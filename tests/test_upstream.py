@@ -249,6 +249,7 @@ DIRECTIVES = {
     "silent,wait=0": (TIMEOUT, {"total": 0.3}),
     "stall=0": (TIMEOUT, {"first_byte": 0.3}),
     "no_end,framing=chunked": (TIMEOUT, {"idle": 0.3}),
+    "no_end,framing=close": (TIMEOUT, {"idle": 0.3}),  # shut down, it looks like a proper end
     "reset=before": (FAILED, {}),
     "close=before": (FAILED, {}),
     "reset=headers": (FAILED, {}),

@@ -9,6 +9,7 @@ import pytest
 from gunicorn.http import errors
 from serving import DEADLINE, answers, read_to_end
 
+from proxy import watch
 from proxy.worker import Worker
 
 SECRET = "Authorization Bearer tier1-Qm4xV9cT2hLw8sZr"
@@ -78,3 +79,14 @@ def test_a_client_that_has_gone_is_no_failure() -> None:
     theirs.close()
     with ours:
         worker().handle_error(None, ours, None, errors.InvalidHeader(SECRET))
+
+
+def test_sigterm_begins_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of the grace are kept for saying that an answer was cut."""
+    drain = Mock()
+    monkeypatch.setattr(watch, "drain", drain)
+    ending = worker()
+    ending.cfg = Mock(graceful_timeout=25)
+    ending.handle_exit(15, None)
+    assert not ending.alive
+    drain.assert_called_once_with(23)
