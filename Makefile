@@ -9,7 +9,7 @@ UV := uv==0.13.9
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: run test check lock clean
+.PHONY: run test check audit lock clean
 
 run: .venv/run.done
 	@exec $(BIN)/python -m scripts.run
@@ -26,6 +26,19 @@ lock: .venv/python.done
 	$(BIN)/python -m pip install --quiet $(UV)
 	$(LOCK) requirements.in --output-file requirements.txt
 	$(LOCK) requirements-test.in --output-file requirements-test.txt
+	$(LOCK) requirements-audit.in --output-file requirements-audit.txt
+
+# What is installed is what was locked, and no .pth file runs at every start of Python. Known holes
+# are a report and no gate: they come from the network, and on any day.
+audit: .venv/python.done
+	@rm -rf .venv/runtime .venv/audit
+	@$(BIN)/python -m venv .venv/runtime
+	@.venv/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@! find .venv/runtime -name '*.pth' ! -name distutils-precedence.pth | grep . || { echo 'A .pth file that should not be there.' >&2; exit 1; }
+	@echo "requirements.txt: $$(.venv/runtime/bin/python -m pip list --disable-pip-version-check --format=freeze | grep -vcE '^(pip|setuptools)=') packages, no stray .pth file"
+	@$(BIN)/python -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.txt \
+		&& .venv/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off --timeout 10 -r requirements.txt \
+		|| echo 'pip-audit: see above; a report, no gate'
 
 clean:
 	rm -rf .venv

@@ -149,7 +149,9 @@ def test_no_package_is_older_than_its_last_known_hole(package: str) -> None:
     assert installed >= FLOORS_OF_VERSIONS[package]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-test.txt", "requirements-audit.txt"]
+)
 def test_every_locked_package_has_hashes(name: str) -> None:
     lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
     packages = [line for line in lines if re.match(r"[a-z0-9]", line)]
