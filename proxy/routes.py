@@ -64,8 +64,8 @@ def chat_completions() -> Response:
     proxy = _proxy()
     provider = proxy.config.provider
     assert provider is not None  # else there were problems, and the guard told them
-    with ExitStack() as on_failure:
-        call = on_failure.enter_context(watch.call(proxy.config.timeouts, _client()))
+    with ExitStack() as resources:
+        call = resources.enter_context(watch.call(proxy.config.timeouts, _client()))
         chat = ChatRequest.from_json(
             _body(proxy.config.max_request_bytes),
             provider.models,
@@ -77,7 +77,7 @@ def chat_completions() -> Response:
             g.answer_headers["X-Ignored-Parameters"] = ", ".join(to_send.ignored)
         call.timeouts = _timeouts(proxy.config.timeouts, chat.stream)
         reply = proxy.upstream.open(to_send, call)
-        on_failure.callback(reply.close)
+        resources.callback(reply.close)
         if provider_id := _clean_id(reply.headers.get(provider.request_id_header)):
             g.answer_headers["X-Provider-Request-Id"] = provider_id
         parts = exchange.parts(provider, chat, reply)
@@ -87,7 +87,7 @@ def chat_completions() -> Response:
             response = _json(
                 completion(chat, exchange.whole(parts), token_limit=provider.token_limit)
             )
-        response.call_on_close(on_failure.pop_all().close)
+        response.call_on_close(resources.pop_all().close)
         return response
 
 

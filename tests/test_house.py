@@ -165,3 +165,12 @@ def test_the_two_locks_agree() -> None:
         for name in ("requirements.txt", "requirements-test.txt")
     ]
     assert locked[0].items() <= locked[1].items()
+
+
+def test_the_readme_knows_every_room() -> None:
+    readme = (ROOT / "README.md").read_text()
+    paths = [path.relative_to(ROOT) for path in rooms().values()]
+    unknown = [
+        path for path in paths if f"({path})" not in readme and "providers" not in path.parts
+    ]
+    assert unknown == []
