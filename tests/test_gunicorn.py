@@ -482,6 +482,21 @@ def test_sigterm_lets_an_open_stream_finish(serve: Serve, emulator: Emulator) ->
         assert server.process.wait(DEADLINE) == 0
 
 
+def test_what_outlives_the_grace_is_told_that_it_was_cut(serve: Serve, emulator: Emulator) -> None:
+    """Two seconds before gunicorn would kill it: an error event, and a body that ends properly."""
+    with serve(serving.settings(emulator.url, GRACEFUL_TIMEOUT="3")) as server:
+        with streaming(server, "[[endless,gap=0.1]]") as connection:
+            received = read_until(connection, b'"content":"This "')
+            server.process.terminate()
+            received += read_to_end(connection)
+        (answer,) = answers(received)
+        last = json.loads(answer.body.decode().strip().split("\n\n")[-1].removeprefix("data: "))
+        assert last["error"]["type"] == "proxy_error"
+        assert b"[DONE]" not in answer.body
+        assert emulator.requests[0].gone.wait(DEADLINE)
+        assert server.process.wait(DEADLINE) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
