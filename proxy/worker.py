@@ -19,6 +19,8 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.ExpectationFailed: (417, "Expectation Failed"),
 }
 
+_PIECE = 64 * 1024  # bytes
+
 
 class Worker(GeventWorker):  # type: ignore[misc]
     """What `gunicorn.conf.py` names as worker_class."""
@@ -30,6 +32,29 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """
         super().handle_exit(sig, frame)
         watch.drain(self.cfg.graceful_timeout - 2)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """One request has one answer: where its body breaks off, the connection ends with it.
+
+        gunicorn would take what follows for the next request, and answer that too.
+        """
+        unguarded = req.body.read
+
+        def read(size: int | None = None) -> Any:
+            try:
+                return unguarded(size)
+            except Exception:
+                req.force_close()
+                raise
+
+        req.body.read = read
+        super().handle_request(listener_name, req, sock, addr)
+        try:
+            with self.timeout_ctx():
+                while read(_PIECE):  # what the application left unread
+                    pass
+        except Exception:
+            raise StopIteration from None  # gunicorn's word for closing the connection
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our form; the log has the exception's type, and none of the caller's text."""

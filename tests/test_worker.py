@@ -3,10 +3,12 @@
 import json
 import re
 import socket
+from contextlib import suppress
 from unittest.mock import Mock
 
 import pytest
 from gunicorn.http import errors
+from gunicorn.workers.ggevent import GeventWorker
 from serving import DEADLINE, answers, read_to_end
 
 from proxy import watch
@@ -90,3 +92,49 @@ def test_sigterm_begins_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     ending.handle_exit(15, None)
     assert not ending.alive
     drain.assert_called_once_with(23)
+
+
+class Request:
+    """As much of gunicorn's as handle_request needs: a body that may break off."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self.pieces = list(pieces)
+        self.body = Mock(read=self.read)
+        self.force_close = Mock()
+
+    def read(self, size: int | None = None) -> bytes:
+        piece = self.pieces.pop(0) if self.pieces else b""
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+
+def handle(monkeypatch: pytest.MonkeyPatch, request: Request, *, reads: bool) -> None:
+    def application(_worker: Worker, _name: object, request: Request, *_: object) -> None:
+        if reads:
+            with suppress(errors.InvalidChunkSize):
+                request.body.read()
+
+    monkeypatch.setattr(GeventWorker, "handle_request", application)
+    handling = worker()
+    handling.cfg = Mock(keepalive=5)
+    handling.handle_request(None, request, None, None)
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["not read", "read"])
+def test_what_is_left_of_a_body_is_read(monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
+    request = Request(b"one", b"two")
+    handle(monkeypatch, request, reads=reads)
+    assert request.pieces == []
+    request.force_close.assert_not_called()
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["not read", "read"])
+def test_a_body_that_breaks_off_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """Whether the application met the fault or left it unread: what follows is no request."""
+    request = Request(errors.InvalidChunkSize(SECRET))
+    with suppress(StopIteration):
+        handle(monkeypatch, request, reads=reads)
+    request.force_close.assert_called_once_with()
