@@ -89,7 +89,8 @@ def chunks(
             break
         if part.is_answer and not told.is_answer:  # until then a failure keeps its status
             yield _chunk(chat, {"role": "assistant", "content": ""})
-        if (delta := told.delta(part)) or part.logprobs:
+        delta = told.delta(part)
+        if told.is_answer and (delta or part.logprobs):
             yield {**part.fields, **_chunk(chat, delta, logprobs=part.logprobs)}
     else:
         if told.finish_reason is None:

@@ -97,6 +97,7 @@ for path in PATHS:
         view_func=chat_completions,
         methods=["POST"],
         provide_automatic_options=False,  # it would answer before the guard
+        strict_slashes=path != "/",  # else a URL without a path gets a redirect, in HTML
     )
 
 

@@ -6,16 +6,11 @@ deep nesting with RecursionError; each of these has got past somebody's checks.
 
 import json
 import math
-import re
 from typing import Any
 
 JSON = dict[str, Any]  # an object, which is all that any message here is
 
 MAX_DEPTH = 64
-
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
-_NO_BRACKET = re.compile(r"[^][{}]+")
-_BRACES_TO_BRACKETS = str.maketrans("{}", "[]")
 
 
 class InvalidJSON(ValueError):
@@ -24,9 +19,8 @@ class InvalidJSON(ValueError):
 
 def loads(body: bytes) -> Any:
     """Read what a stranger sent. Raises InvalidJSON."""
-    text = _decode(body)
-    value = _parse(_STRICT, text)
-    if _deeper_than(MAX_DEPTH, text):
+    value = _parse(_STRICT, _decode(body))
+    if _deeper_than(MAX_DEPTH, value):
         raise InvalidJSON(f"it is nested deeper than {MAX_DEPTH} levels")
     return value
 
@@ -67,14 +61,13 @@ def _parse(decoder: json.JSONDecoder, text: str) -> Any:
         raise InvalidJSON("a number in it is out of range") from None
 
 
-def _deeper_than(depth: int, text: str) -> bool:
-    """Whether valid JSON is nested so: each round takes the innermost brackets away."""
-    brackets = _NO_BRACKET.sub("", _STRING.sub("", text)).translate(_BRACES_TO_BRACKETS)
+def _deeper_than(depth: int, value: Any) -> bool:
+    """Whether it is nested so: level by level, since recursion is what the limit is against."""
+    level = [value]
     for _ in range(depth):
-        if not brackets:
-            return False
-        brackets = brackets.replace("[]", "")
-    return bool(brackets)
+        containers = [value for value in level if isinstance(value, dict | list)]
+        level = [v for c in containers for v in (c.values() if isinstance(c, dict) else c)]
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def _refuse_constant(_name: str) -> None:

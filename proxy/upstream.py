@@ -4,7 +4,6 @@ requests' adapter is used without its Session: so there are no redirects, no coo
 no proxy or CA variables of the environment to be switched off, and no time spent on them.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -14,8 +13,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
+from proxy import watch
 from proxy.errors import ClientGone, OperatorError, ProviderError
 from proxy.providers import UpstreamRequest
 from proxy.watch import Call
@@ -92,7 +92,8 @@ class Upstream:
     def open(self, request: UpstreamRequest, call: Call) -> Reply:
         """POST, and wait for the status line. Raises ProviderError, ClientGone."""
         call.begin()
-        with _translated(call), _current(call):
+        _call.set(call)
+        with _translated(call):
             prepared = requests.Request(
                 "POST", request.url, headers=_HEADERS | request.headers, data=request.body
             ).prepare()
@@ -113,41 +114,33 @@ def _translated(call: Call) -> Iterator[None]:
         raise reason
 
 
-_call: ContextVar[Call] = ContextVar("call")
-
-
-@contextmanager
-def _current(call: Call) -> Iterator[None]:
-    """The call that the connections below serve: requests passes nothing on to them."""
-    token = _call.set(call)
-    try:
-        yield
-    finally:
-        _call.reset(token)
+_call: ContextVar[Call] = ContextVar("call")  # requests passes nothing on to its connections
 
 
 class _Watched:
     """A connection that tells its call of its socket, and when the request leaves."""
 
     sock: Any
-    timeout: Any
+    owner: Call | None = None
 
     def connect(self) -> None:
-        """Once more where it was refused or reset: nothing was sent. Both share the time."""
-        started = time.monotonic()
-        try:
-            super().connect()  # type: ignore[misc]
-        except (NewConnectionError, ConnectionError) as error:
-            if not isinstance(error.__cause__ or error, ConnectionError):
-                raise
-            self.timeout = max(0.01, CONNECT_TIMEOUT - (time.monotonic() - started))
-            super().connect()  # type: ignore[misc]
+        """Once more where it was refused or reset: nothing was sent. Both share the time, as do
+        all addresses and TLS: the sockets' own timeout is for each wait."""
+        with watch.timeout(CONNECT_TIMEOUT, ConnectTimeoutError()):
+            try:
+                super().connect()  # type: ignore[misc]
+            except (NewConnectionError, ConnectionError) as error:
+                if not isinstance(error.__cause__ or error, ConnectionError):
+                    raise
+                super().connect()  # type: ignore[misc]
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
             self.connect()
         call = _call.get()
-        call.provider = self.sock
+        if self.owner:  # it was in the pool, and its last call may not have let go of it yet
+            self.owner.provider = None
+        self.owner, call.provider = call, self.sock
         call.sent = True
         self.sock.settimeout(None)
         super().request(*args, **kwargs)  # type: ignore[misc]

@@ -11,10 +11,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from math import inf
 from typing import NamedTuple
 
+import gevent
 from gevent import monkey
 
 from proxy.errors import ClientGone, OperatorError, ProviderError
@@ -53,7 +54,12 @@ class Call:
         self._late_at, self._if_late = time.monotonic() + seconds, _provider_late
 
     def begin(self) -> None:
-        """The body is there: from now on the whole answer has its time, and its first byte."""
+        """The body is there: from now on the whole answer has its time, and its first byte.
+
+        Raises the reason where the call was ended before: nothing is to be sent then.
+        """
+        if reason := self.reason():
+            raise reason
         self._ends_at = time.monotonic() + self.timeouts.total
         self.await_provider(self.timeouts.first_byte)
 
@@ -90,7 +96,7 @@ def _provider_late() -> Exception:
 
 
 def _drained() -> Exception:
-    return OperatorError("internal_error", "This proxy is being restarted; ask again.")
+    return OperatorError("internal_error", "This proxy is being restarted.")
 
 
 _calls: dict[int, Call] = {}  # by the descriptor of the client's socket, or a number of its own
@@ -117,6 +123,15 @@ def call(timeouts: Timeouts, client: socket.socket | None = None) -> Iterator[Ca
             _poll.unregister(number)
 
 
+def timeout(seconds: float, error: Exception) -> AbstractContextManager[object]:
+    """Raise `error` in a block that takes longer, under gevent: for waits that have no socket yet.
+
+    It must be no OSError, since those that connect pass over these, to the next address.
+    """
+    timer: AbstractContextManager[object] = gevent.Timeout(seconds, error)
+    return timer
+
+
 def drain(seconds: float) -> None:
     """The process ends soon: what is still under way in so many seconds ends with an error."""
     global _drained_at
@@ -134,7 +149,8 @@ def _start() -> None:
 def _watch() -> None:
     while True:
         time.sleep(INTERVAL)
-        left = {number for number, _ in _poll.poll(0)} if _calls else set()
+        calls = list(_calls.items())
+        left = {number for number, _ in _poll.poll(0)} if calls else set()
         now = time.monotonic()
-        for number, call in list(_calls.items()):
+        for number, call in calls:
             call.look(now, client_left=number in left)

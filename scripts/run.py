@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     """The exit status: gunicorn's, or 1 where the port cannot be had."""
     env, _ = environ.read()
     if arguments == ["key"]:
-        print(env["WORKER_ACCESS_KEY"])
+        print(env.get("WORKER_ACCESS_KEY", ""))
         return 0
     port = env.get("PORT", "").strip() or "8000"
     if not _is_free(port):

@@ -39,7 +39,7 @@ KEEPERS = {
     "gevent": {"proxy.watch"},
     "dotenv": {"proxy.environ"},
     "os": {"proxy.environ"},
-    "time": {"proxy.routes", "proxy.upstream", "proxy.watch"},
+    "time": {"proxy.routes", "proxy.watch"},
 }
 
 

@@ -60,6 +60,7 @@ _MEANING = {
     "not_found_error": "provider_model_unavailable",
     "overloaded_error": "provider_overloaded",
     "rate_limit_exceeded": "provider_rate_limited",
+    "rate_limit_error": "provider_rate_limited",
 }
 _BAD_INPUT = {400, 413, 422}
 
@@ -67,7 +68,7 @@ _BAD_INPUT = {400, 413, 422}
 def _status_in(error: Any) -> int:
     """The status that an error in a 200 would have had, where it says so (OpenRouter's form)."""
     code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 200
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _error(envelope: Any, refusal: Refusal) -> ProxyError:

@@ -79,7 +79,7 @@ def _place(pointer: str) -> str | None:
     first, *steps = pointer.split("/")
     if first not in PARAMETERS:
         return None
-    if first not in _LISTS or not steps or not steps[0].isdigit():
+    if first not in _LISTS or not steps or not re.fullmatch("[0-9]{1,6}", steps[0]):
         return first
-    names = takewhile(lambda step: not step.isdigit(), steps[1:3])
+    names = takewhile(re.compile("[a-z_]{1,40}").fullmatch, steps[1:3])
     return ".".join([f"{first}[{steps[0]}]", *names])
