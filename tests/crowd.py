@@ -1,0 +1,249 @@
+"""Many connections at once, providers of raw bytes, and what the worker holds meanwhile."""
+
+import json
+import os
+import resource
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import serving
+from serving import DEADLINE, HOST, KEY, HTTPAnswer, Server
+
+SLACK = 5.0  # seconds that a loaded machine may take longer than it should
+PROC = Path("/proc")
+
+
+# --- asking -----------------------------------------------------------------------------------
+
+
+def post(
+    said: str, *headers: str, stream: bool = False, keep: bool = False, key: str = KEY
+) -> bytes:
+    """A request; the connection is to end after it, unless it is kept."""
+    messages = [{"role": "user", "content": said}]
+    body = json.dumps({"messages": messages, "stream": stream}).encode()
+    head = ["POST / HTTP/1.1", "Host: proxy", f"Authorization: Bearer {key}"]
+    head += [f"Content-Length: {len(body)}", *headers, *["Connection: close"] * (not keep)]
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+
+
+def answer_to(server: Server, sent: bytes) -> HTTPAnswer:
+    """The one answer to a request whose connection ends after it."""
+    with server.connect() as connection:
+        connection.sendall(sent)
+        (answer,) = serving.answers(serving.read_to_end(connection))
+    return answer
+
+
+def outcome(answer: HTTPAnswer) -> str:
+    """`done`, or the code of the error: of the body, or of the event that ends a stream."""
+    if answer.headers["Content-Type"] == "application/json":
+        value = json.loads(answer.body)
+        return "done" if answer.status == 200 else str(value["error"]["code"])
+    assert answer.status == 200
+    assert answer.body.endswith(b"\n\n")
+    last = answer.body[:-2].rpartition(b"data: ")[2]
+    if last == b"[DONE]":
+        return "done"
+    assert b"[DONE]" not in answer.body
+    return str(json.loads(last)["error"]["code"])
+
+
+def outcome_of(received: bytes) -> str:
+    """The outcome on a connection that had one answer; `torn` where its end did not come."""
+    try:
+        (answer,) = serving.answers(received)
+        return outcome(answer)
+    except Exception as error:
+        return f"torn ({type(error).__name__})"
+
+
+def opened(server: Server, sent: bytes, number: int, stack: ExitStack) -> list[socket.socket]:
+    """So many connections, with these bytes sent on each."""
+    connections = [stack.enter_context(server.connect()) for _ in range(number)]
+    for connection in connections:
+        connection.sendall(sent)
+    return connections
+
+
+def reset(connection: socket.socket) -> None:
+    """Close it with a reset."""
+    linger = (socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.setsockopt(*linger)
+    connection.close()
+
+
+def deaf(server: Server) -> socket.socket:
+    """A connection that takes next to nothing until it is read: small windows, small segments."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+    connection.settimeout(DEADLINE)
+    connection.connect((HOST, server.port))
+    return connection
+
+
+def read_all(connections: Sequence[socket.socket], deadline: float = DEADLINE) -> list[bytes]:
+    """What comes on each until the other side closes it, however it does."""
+    received = {connection: bytearray() for connection in connections}
+    end = time.monotonic() + deadline
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            selector.register(connection, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, end - time.monotonic()))
+            assert ready, f"{len(selector.get_map())} of {len(connections)} are still open"
+            for connection in [key.fileobj for key, _ in ready]:
+                assert isinstance(connection, socket.socket)
+                with suppress(ConnectionError):
+                    if piece := connection.recv(65536):
+                        received[connection] += piece
+                        continue
+                selector.unregister(connection)
+    return [bytes(data) for data in received.values()]
+
+
+class Traffic:
+    """Normal requests at a steady rate, until the block ends; `slowest(0.99)` of their seconds."""
+
+    def __init__(self, server: Server, *, threads: int = 4, pause: float = 0.08) -> None:
+        self.server, self.pause = server, pause
+        self.seconds: list[float] = []
+        self.outcomes: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+
+    def __enter__(self) -> "Traffic":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.pause):
+            started = time.monotonic()
+            try:
+                result = outcome(answer_to(self.server, post("Hi")))
+            except Exception as error:
+                result = f"torn ({type(error).__name__})"
+            self.seconds.append(time.monotonic() - started)
+            self.outcomes.append(result)
+
+    def slowest(self, share: float) -> float:
+        return sorted(self.seconds)[int(share * (len(self.seconds) - 1))]
+
+
+# --- the worker, seen from outside ------------------------------------------------------------
+
+
+def workers(server: Server) -> list[int]:
+    """The process ids of gunicorn's workers."""
+    if not (PROC / "self" / "status").exists():
+        pytest.skip("no /proc here, so what a worker holds cannot be seen")
+    master = server.process.pid
+    children = (PROC / str(master) / "task" / str(master) / "children").read_text().split()
+    return [int(pid) for pid in children]
+
+
+def memory(pid: int, which: str = "VmRSS") -> float:
+    """In MiB; VmHWM is the peak."""
+    status = (PROC / str(pid) / "status").read_text()
+    return int(status.partition(f"{which}:")[2].split()[0]) / 1024
+
+
+def forget_peak(pid: int) -> None:
+    (PROC / str(pid) / "clear_refs").write_text("5")
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(PROC / str(pid) / "fd"))
+
+
+@contextmanager
+def many_descriptors(number: int = 4096) -> Iterator[None]:
+    """Enough for this process, and for those that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < number:
+        pytest.skip(f"needs {number} file descriptors, and the limit here is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- providers --------------------------------------------------------------------------------
+
+
+@contextmanager
+def emulator_process(log_file: Path) -> Iterator[Server]:
+    """The emulator as a program of its own: its threads take no time from the clients here."""
+    port = serving.free_port()
+    command = [sys.executable, "-m", "emulator", "--port", str(port), "--gap", "0"]
+    with serving.started(command, port, {}, log_file) as server:
+        yield server
+
+
+Play = Callable[[], Iterable[bytes | float]]  # what to send, and the seconds to wait
+
+
+def dripped(data: bytes, seconds: float) -> Iterator[bytes | float]:
+    for byte in data:
+        yield bytes([byte])
+        yield seconds
+
+
+class Wire:
+    """A provider that sends raw bytes: those of the play whose name is in the request."""
+
+    def __init__(self, plays: dict[str, Play]) -> None:
+        self.plays = plays
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._listener = socket.create_server((HOST, 0), backlog=128)
+        self.url = f"http://{HOST}:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> "Wire":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def posts(self, name: str) -> int:
+        return sum(f'"{name}"'.encode() in received for received in self.requests)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with closing(connection), suppress(OSError):
+            received = b""
+            while not received.endswith(b"}"):  # the end of a JSON object, sent at once
+                piece = connection.recv(65536)
+                if not piece:
+                    return
+                received += piece
+            self.requests.append(received)
+            name = next(name for name in self.plays if f'"{name}"'.encode() in received)
+            for step in self.plays[name]():
+                if isinstance(step, bytes):
+                    connection.sendall(step)
+                else:
+                    time.sleep(step)

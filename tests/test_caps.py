@@ -1,0 +1,108 @@
+"""What a provider sends is bounded: too much of anything is an error, and costs little memory."""
+
+from collections.abc import Iterator
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import Play, Wire, answer_to, forget_peak, memory, outcome, post, workers
+from serving import Server
+
+from emulator import Emulator
+
+MB = 1_000_000
+MIB = 1024**2
+MOST = 30  # MiB that a worker may take for what is too much
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+WHOLE = STREAM.replace(b"text/event-stream", b"application/json")
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def pour(head: bytes, block: bytes) -> Play:
+    """60 MB of the same, after a head."""
+    return lambda: [head, *[block] * (60 * MB // len(block))]
+
+
+PLAYS = {
+    "a line without an end": pour(STREAM + b"\r\ndata: ", b"x" * 65536),
+    "an event without an end": pour(STREAM + b"\r\n", b"data: xxxxxxxx\n" * 4000),
+    "an event of empty lines' worth": pour(STREAM + b"\r\n", b"data:\n" * 10_000),
+    "JSON without an end": pour(WHOLE + b'\r\n{"result":"', b"x" * 65536),
+    "a header without an end": pour(WHOLE + b"X-A: ", b"x" * 65536),
+    "headers without an end": pour(WHOLE, b"X-A: xxxxxxxx\r\n" * 4000),
+    "a status line without an end": pour(b"HTTP/1.1 200 ", b"x" * 65536),
+    "a chunk size without an end": pour(STREAM + CHUNKED, b"0" * 65536),
+    "a chunk extension without an end": pour(STREAM + CHUNKED + b"5;", b"x" * 65536),
+    "trailers without an end": pour(
+        WHOLE + CHUNKED + b"2\r\n{}\r\n0\r\n", b"X-A: xxxxxxxx\r\n" * 4000
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    with Wire(PLAYS) as wire:
+        yield wire
+
+
+@pytest.fixture(scope="module")
+def behind_wire(serve: Serve, wire: Wire) -> Iterator[Server]:
+    limits = {"LLAMA_PROVIDER_TIMEOUT": "20", "LLAMA_PROVIDER_TOTAL_TIMEOUT": "20"}
+    with serve(serving.settings(wire.url, **limits)) as server:
+        answer_to(server, post("a status line without an end"))  # what is loaded once, is
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
+    with serve(serving.settings(running_emulator.url)) as server:
+        for stream in (False, True):
+            answer_to(server, post("Hi", stream=stream))
+        yield server
+
+
+def assert_cheap(server: Server, sent: bytes, *expected: str) -> None:
+    """It ends as expected, and at no time did the worker take more than MOST for it."""
+    (worker,) = workers(server)
+    forget_peak(worker)
+    before = memory(worker)
+    found = outcome(answer_to(server, sent))
+    taken = memory(worker, "VmHWM") - before
+    print(f"{found}, and {taken:.1f} MiB at the most, {memory(worker) - before:.1f} afterwards")
+    assert found in expected
+    assert taken < MOST
+    assert workers(server) == [worker]
+
+
+TOO_MUCH = {
+    "over 8 MiB, whole": (f"[[huge={8 * MIB + 1}]]", False),
+    "over 8 MiB, in chunks": (f"[[huge={8 * MIB + 1},framing=chunked]]", False),
+    "an event over 1 MiB": (f"[[huge={MIB + 100}]]", True),
+    "150 MB, whole": (f"[[huge={150 * MB}]]", False),
+    "150 MB, until it closes": (f"[[huge={150 * MB},framing=close]]", False),
+    "an event of 150 MB": (f"[[huge={150 * MB}]]", True),
+    "gzip bomb, whole": (f"[[gzip={100 * MB}]]", False),
+    "gzip bomb, in a stream": (f"[[gzip={100 * MB}]]", True),
+}
+
+
+@pytest.mark.parametrize(("directive", "stream"), TOO_MUCH.values(), ids=TOO_MUCH)
+def test_too_much_is_an_error(running: Server, directive: str, stream: bool) -> None:
+    assert_cheap(running, post(directive, stream=stream), "provider_bad_answer")
+
+
+@pytest.mark.parametrize(
+    ("directive", "stream"),
+    [(f"[[huge={7 * MIB}]]", False), (f"[[huge={MIB - 1000}]]", True)],
+    ids=["7 MiB", "an event under 1 MiB"],
+)
+def test_much_is_no_error(running: Server, directive: str, stream: bool) -> None:
+    assert outcome(answer_to(running, post(directive, stream=stream))) == "done"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", PLAYS)
+def test_what_has_no_end_is_an_error(behind_wire: Server, name: str, stream: bool) -> None:
+    expected = ("provider_bad_answer", "provider_failed")
+    assert_cheap(behind_wire, post(name, stream=stream), *expected)

@@ -1,0 +1,189 @@
+"""Clients that leave, and clients that do not move: neither costs money or a place for long."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import SLACK, answer_to, deaf, descriptors, outcome, post, reset, workers
+from serving import DEADLINE, Server, read_to_end, read_until, wait_until
+
+from emulator import Emulator
+
+PATIENCE = 2.0  # seconds for a client, in the copy that has no more
+
+
+@pytest.fixture(scope="module")
+def running(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
+    """gunicorn as shipped, with its own long deadlines: none of them ends a call here."""
+    with serve(serving.settings(running_emulator.url)) as server:
+        yield server
+
+
+def left_after(emulator: Emulator, started: float, number: int = 1) -> float:
+    """Seconds until the provider saw so many connections closed, all of them."""
+    for received in emulator.requests[:number]:
+        assert received.gone.wait(DEADLINE)
+    return time.monotonic() - started
+
+
+LEAVE: dict[str, Callable[[socket.socket], None]] = {
+    "close": socket.socket.close,
+    "reset": reset,
+    "half-close": lambda connection: connection.shutdown(socket.SHUT_WR),
+}
+WHILE = {
+    "it streams": ("[[endless,gap=0.05]]", True),
+    "it streams as fast as it can": ("[[endless]]", True),
+    "the provider is silent": ("[[silent]]", True),
+    "the provider has fallen silent": ("[[stall=1]]", True),
+    "the provider is silent, without streaming": ("[[silent]]", False),
+    "the provider drips, without streaming": ("[[drip_headers=0.2]]", False),
+}
+
+
+@pytest.mark.parametrize("how", LEAVE)
+@pytest.mark.parametrize(("directive", "stream"), WHILE.values(), ids=WHILE)
+def test_a_client_that_leaves_ends_the_providers_answer(
+    running: Server, emulator: Emulator, directive: str, stream: bool, how: str
+) -> None:
+    """Within a second. An answer nobody reads is money."""
+    with running.connect() as connection:
+        connection.sendall(post(directive, stream=stream))
+        wait_until(lambda: emulator.requests)
+        if "endless" in directive or "stall" in directive:
+            read_until(connection, b'"content":"This "')
+        started = time.monotonic()
+        LEAVE[how](connection)
+        seconds = left_after(emulator, started)
+        print(f"closed after {seconds:.2f} s")
+        assert seconds < 1 + SLACK
+        if how == "half-close":
+            read_to_end(connection)
+
+
+def test_a_hundred_clients_leave_at_once(running: Server, emulator: Emulator) -> None:
+    """100 of 100 are noticed; half of them were being told something."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(running.connect()) for _ in range(100)]
+        for number, connection in enumerate(connections):
+            connection.sendall(post(["[[stall=1]]", "[[silent]]"][number % 2], stream=True))
+        wait_until(lambda: len(emulator.requests) == 100)
+        for connection in connections[::2]:
+            read_until(connection, b'"content":"This "')
+        started = time.monotonic()
+        for connection in connections:
+            connection.close()
+        seconds = left_after(emulator, started, 100)
+    print(f"all closed after {seconds:.2f} s")
+    assert seconds < 1 + SLACK
+    assert outcome(answer_to(running, post("Hi"))) == "done"
+
+
+def test_a_client_that_never_reads_may_leave_too(running: Server, emulator: Emulator) -> None:
+    """The proxy is blocked in sending then."""
+    with deaf(running) as connection:
+        connection.sendall(post("[[endless,gap=0.001]]", stream=True))
+        wait_until(lambda: emulator.requests)
+        time.sleep(1)  # the buffers fill; if they have not, it leaves all the same
+        started = time.monotonic()
+        connection.close()
+        assert left_after(emulator, started) < 1 + SLACK
+
+
+# --- clients that do not move -----------------------------------------------------------------
+
+
+def test_headers_that_do_not_come_to_an_end(running: Server) -> None:
+    """Five seconds for them, dripped or not, and also for those of a connection's next request."""
+    head = post("Hi", keep=True).partition(b"\r\n\r\n")[0]
+    with ExitStack() as stack:
+        idle, half, dripping, second = (stack.enter_context(running.connect()) for _ in range(4))
+        started = time.monotonic()
+        half.sendall(head)
+        second.sendall(post("Hi", keep=True))
+        read_until(second, b'"usage":')
+        second.sendall(head)
+        for byte in head[:40]:
+            dripping.sendall(bytes([byte]))
+            time.sleep(0.1)
+        for connection in (idle, half, dripping, second):
+            assert read_to_end(connection) == b""
+        seconds = time.monotonic() - started
+    print(f"all four closed after {seconds:.2f} s")
+    assert 4 < seconds < 5 + SLACK
+
+
+@pytest.fixture(scope="module")
+def impatient(
+    serve: Serve, running_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The project as shipped but for one number, which is no setting: a client's minute."""
+    folder: Path = serving.copy_project(tmp_path_factory.mktemp("impatient"))
+    watch = folder / "proxy" / "watch.py"
+    text = watch.read_text()
+    assert text.count("CLIENT_TIMEOUT = 60.0") == 1
+    watch.write_text(text.replace("CLIENT_TIMEOUT = 60.0", f"CLIENT_TIMEOUT = {PATIENCE}"))
+    with serve(serving.settings(running_emulator.url), folder=folder) as server:
+        yield server
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["stands still", "drips"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_a_body_that_does_not_come_to_an_end(
+    impatient: Server, emulator: Emulator, framing: str, drips: bool
+) -> None:
+    """It has its time in all, and then it is told so; nothing is asked of the provider."""
+    sent = post("Hi")[:-20]
+    if framing == "chunks":
+        head, _, body = sent.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
+        sent = b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b"ff", body])
+    with impatient.connect() as connection:
+        started = time.monotonic()
+        connection.sendall(sent)
+        connection.settimeout(0.2)
+        received = b""
+        while not received:
+            assert time.monotonic() < started + PATIENCE + SLACK
+            try:
+                if drips:
+                    connection.sendall(b" ")
+                received = connection.recv(65536)
+            except TimeoutError:
+                continue
+        connection.settimeout(DEADLINE)
+        (answer,) = serving.answers(received + read_to_end(connection))
+    assert (answer.status, outcome(answer)) == (400, "invalid_json")
+    assert time.monotonic() - started > PATIENCE - 0.1
+    assert emulator.requests == []
+
+
+def test_a_client_that_never_reads_loses_its_connection(
+    impatient: Server, emulator: Emulator
+) -> None:
+    """And the provider's with it; nothing stays in the worker."""
+    (worker,) = workers(impatient)
+    before = descriptors(worker)
+    with deaf(impatient) as connection:
+        started = time.monotonic()
+        connection.sendall(post("[[endless,gap=0.001]]", stream=True))
+        wait_until(lambda: emulator.requests)
+        seconds = left_after(emulator, started)
+        print(f"closed after {seconds:.2f} s of {PATIENCE}")
+        assert seconds < PATIENCE + 2 * SLACK
+        wait_until(lambda: descriptors(worker) <= before)
+        assert b"[DONE]" not in read_to_end(connection)
+
+
+def test_a_body_that_stops_is_freed_when_its_client_leaves(running: Server) -> None:
+    (worker,) = workers(running)
+    before = descriptors(worker)
+    with running.connect() as connection:
+        connection.sendall(post("Hi")[:-20])
+        wait_until(lambda: descriptors(worker) > before)
+    wait_until(lambda: descriptors(worker) <= before, deadline=1 + SLACK)

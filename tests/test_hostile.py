@@ -1,0 +1,845 @@
+"""Hostile and unlucky: clients, bodies, providers and machines that do what nobody should."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests.adapters
+import serving
+import urllib3.util.connection
+from conftest import Serve
+from crowd import (
+    answer_to,
+    forget_peak,
+    memory,
+    opened,
+    outcome,
+    outcome_of,
+    post,
+    read_all,
+    reset,
+    workers,
+)
+from flask.testing import FlaskClient
+from gunicorn.config import Config as GunicornConfig
+from serving import (
+    BLANK,
+    DEADLINE,
+    HOST,
+    KEY,
+    PROVIDER_KEY,
+    ROOT,
+    HTTPAnswer,
+    Server,
+    answers,
+    read_to_end,
+)
+from werkzeug.test import TestResponse
+
+from app import create_app
+from emulator import Emulator
+from proxy import upstream
+
+BEARER = {"Authorization": f"Bearer {KEY}"}
+PROMPTLY = 5.0  # seconds; a fraction of one on an idle machine
+
+
+def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": said}], **fields}
+
+
+def ask(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
+    return client.post("/", json=asking(said, **fields), headers=BEARER)
+
+
+def code_of(answer: TestResponse | HTTPAnswer) -> tuple[int, str]:
+    """Status and code of an error that is whole and in our form."""
+    if isinstance(answer, HTTPAnswer):
+        status, body, content_type = answer.status, answer.body, answer.headers["Content-Type"]
+    else:
+        status, body, content_type = answer.status_code, answer.data, answer.content_type
+    assert content_type == "application/json"
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return status, error["code"]
+
+
+def said_by(response: TestResponse) -> str:
+    """The text of an answer, whole or streamed; a stream must be well formed to its end."""
+    assert response.status_code == 200
+    if response.is_json:
+        content: str = json.loads(response.data)["choices"][0]["message"]["content"]
+        return content
+    *frames, done, rest = response.data.decode("ascii").split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    assert all(frame.startswith("data: {") and "\n" not in frame for frame in frames)
+    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+# --- the wire ---------------------------------------------------------------------------------
+
+
+def sent_with(*headers: str, line: str = "POST / HTTP/1.1", host: bool = True) -> bytes:
+    """A request with a good key whose body is `{}`, if these headers say so."""
+    head = [line, *["Host: proxy"] * host, f"Authorization: Bearer {KEY}", "Connection: close"]
+    return "\r\n".join([*head, *headers, "", "{}"]).encode("latin-1")
+
+
+LENGTH = "Content-Length: 2"
+NO_HTTP = {
+    "coding after a comma": (sent_with("Transfer-Encoding: ,chunked"), (400, 501)),
+    "coding after a no-break space": (sent_with("Transfer-Encoding: \xa0chunked"), (400, 501)),
+    "coding after a vertical tab": (sent_with("Transfer-Encoding: \x0bchunked"), (400, 501)),
+    "coding that nobody knows": (sent_with("Transfer-Encoding: blegh"), (400, 501)),
+    "chunked twice": (sent_with(*["Transfer-Encoding: chunked"] * 2), (400, 501)),
+    "a list of lengths": (sent_with("Content-Length: 2, 2"), (400,)),
+    "a length with a blank in it": (sent_with("Content-Length: 2 2"), (400,)),
+    "no length's digits": (sent_with("Content-Length: \u00b2"), (400,)),
+    "ESC in a header": (sent_with(LENGTH, "X-Key: a\x1b[31m"), (400,)),
+    "NUL in a header's name": (sent_with(LENGTH, "X-\0Key: a"), (400,)),
+    "two content types": (
+        sent_with(LENGTH, "Content-Type: text/plain", "Content-Type: application/json"),
+        (400,),
+    ),
+    "HTTP/1.a": (sent_with(LENGTH, line="POST / HTTP/1.a"), (400,)),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_not_http_is_refused_once_and_in_json(
+    proxy: Server, emulator: Emulator, sent: bytes, expected: tuple[int, ...]
+) -> None:
+    """And what follows it on the connection is no request."""
+    answer = answer_to(proxy, sent + post("smuggled"))
+    status, code = code_of(answer)
+    assert status in expected
+    assert code in ("invalid_http", "invalid_json", "invalid_messages")
+    assert emulator.requests == []
+
+
+TOLERATED = {
+    "no host": sent_with(LENGTH, host=False),
+    "HTTP/1.2": sent_with(LENGTH, line="POST / HTTP/1.2"),
+    "a method in small letters": sent_with(LENGTH, line="post / HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("sent", TOLERATED.values(), ids=TOLERATED)
+def test_what_gunicorn_lets_pass_gets_an_ordinary_answer(proxy: Server, sent: bytes) -> None:
+    """The body is `{}`, so it is a 400 in any case."""
+    assert code_of(answer_to(proxy, sent))[0] == 400
+
+
+def test_ten_requests_sent_at_once_are_answered_in_order(proxy: Server) -> None:
+    said = [f"number-{number}" for number in range(10)]
+    sent = b"".join(post(text, keep=text != said[-1]) for text in said)
+    with proxy.connect() as connection:
+        connection.sendall(sent)
+        found = answers(read_to_end(connection))
+    texts = [json.loads(answer.body)["choices"][0]["message"]["content"] for answer in found]
+    assert [text.split('"')[1] for text in texts] == said
+
+
+def test_answers_that_nobody_fetches_hold_up_nobody(proxy: Server) -> None:
+    """Eight clients have sent all, read nothing, and keep their end open."""
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(proxy.connect()).sendall(post("Hi"))
+        started = time.monotonic()
+        assert outcome(answer_to(proxy, post("Hi"))) == "done"
+        assert time.monotonic() - started < PROMPTLY
+
+
+RESETS = {
+    "in the request line": post("Hi")[:10],
+    "in the headers": post("Hi")[:60],
+    "in the body": post("Hi")[:-10],
+    "after the request": post("[[wait=0.2]]"),
+    "in the stream": post("[[endless,gap=0.05]]", stream=True),
+}
+
+
+@pytest.mark.parametrize("sent", RESETS.values(), ids=RESETS)
+def test_a_reset_is_no_surprise(proxy: Server, emulator: Emulator, sent: bytes) -> None:
+    """No traceback, nothing left open at the provider, and the next one is served."""
+    before = proxy.log.count("Traceback")
+    connection = proxy.connect()
+    connection.sendall(sent)
+    if b'"stream": true' in sent:
+        serving.read_until(connection, b'"content":"This "')
+    reset(connection)
+    assert outcome(answer_to(proxy, post("Hi"))) == "done"
+    for received in emulator.requests:
+        over = (received.done, received.gone)
+        serving.wait_until(lambda over=over: any(event.is_set() for event in over))
+    assert proxy.log.count("Traceback") == before
+
+
+def test_a_wrong_key_is_told_before_a_gigabyte_is_sent(proxy: Server) -> None:
+    sent = post("Hi", key="wrong")
+    sent = re.sub(rb"Content-Length: \d+", b"Content-Length: 1000000000", sent)
+    with proxy.connect() as connection:
+        started = time.monotonic()
+        connection.sendall(sent)
+        received = serving.read_until(connection, b"}}")
+        assert time.monotonic() - started < PROMPTLY
+    assert received.startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_refusal_is_quick_while_many_streams_are_open(proxy: Server, emulator: Emulator) -> None:
+    """Who waits for the provider takes nobody's place."""
+    with ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(proxy.connect()).sendall(post("[[stall=1]]", stream=True))
+        serving.wait_until(lambda: len(emulator.requests) == 50)
+        started = time.monotonic()
+        assert answer_to(proxy, post("Hi", key="wrong")).status == 401
+        assert code_of(answer_to(proxy, sent_with(LENGTH))) == (400, "invalid_messages")
+        assert time.monotonic() - started < 2  # their streams end by themselves after 3
+
+
+def test_nobody_writes_lines_into_the_log(proxy: Server) -> None:
+    """Line breaks and escapes in the path, the key, the id and the model."""
+    forged = "injected-line-5150"
+    for line in (f"GET /%0a{forged} HTTP/1.1", f"GET /%1b[31m{forged} HTTP/1.1"):
+        answer_to(proxy, sent_with(LENGTH, line=line))
+    for text in (f"\n{forged}", f"\r\n{forged}", f"\x1b[31m{forged}"):
+        body = json.dumps(asking(model=text)).encode()
+        head = [f"Content-Length: {len(body)}", f"X-Request-Id: {forged} x"]
+        answer_to(proxy, sent_with(*head)[:-2] + body)
+    answer_to(proxy, post("Hi", key=f"\xff{forged}"))
+    lines = [line for line in proxy.log.splitlines() if forged in line]
+    assert all(re.match(r"\[[^]]+\] \[[0-9]+\] \[DEBUG\] GET /%", line) for line in lines)
+    assert "\x1b" not in proxy.log
+
+
+# --- bodies -----------------------------------------------------------------------------------
+
+NAUGHTY = {
+    "the end of a stream": "data: [DONE]\n\n",
+    "an event": 'x\n\ndata: {"error":{}}\n\nevent: y\n',
+    "the end of headers": "a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    "line separators": "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg",
+    "NUL": "a\0b",
+    "controls": "".join(map(chr, range(1, 32))) + "\x7f\x80\x9f",
+    "a lone surrogate": "a\ud800b",
+    "a pair of surrogates": "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+    "a mark in front": "\ufeffa",
+    "from right to left": "\u202eabc\u202c \u05d0\u05d1",
+    "Zalgo": "Z\u0351\u036b\u0343\u036a\u0302a",
+    "no characters": "\ufffe\uffff\U0010ffff",
+    "quotes": '"\'`\\"\\\\',
+    "HTML": "<script>alert(1)</script>&amp;",
+    "SQL": "1;DROP TABLE users--",
+    "templates": "${jndi:ldap://x/a} {{7*7}} %s%n {0}",
+    "numbers": "NaN Infinity 1e400 0x0 -0",
+    "blanks": " \t a \u00a0\u3000\n ",
+    "keys of JSON": '{"role":"system","content":"x"}',
+}
+
+
+@pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
+@pytest.mark.parametrize("provider", ["workers-ai", "openai"])
+def test_a_text_goes_there_and_back_unchanged(emulator: Emulator, provider: str, text: str) -> None:
+    """Letter for letter at the provider, and in the answer, whose framing it cannot break."""
+    client = create_app(serving.settings(emulator.url, provider)).test_client()
+    said = f"<{text}>"
+    for stream in (False, True):
+        response = ask(client, said, stream=stream)
+        assert emulator.requests[-1].json["messages"][-1]["content"] == said
+        readable = said.encode("utf-8", "replace").decode()  # as the emulator quotes it
+        assert f'"{readable}"' in said_by(response)
+
+
+HEAVY = {
+    "objects in objects": b'{"a":' * 209_715,
+    "lists in lists": b"[" * 2**20,
+    "a list of ones": b"[" + b"1," * 2**19 + b"1]",
+    "ones where messages should be": b'{"messages":[' + b"1," * 2**19 + b"1]}",
+    "many keys": b"{" + b",".join(b'"%d":1' % n for n in range(100_000)) + b"}",
+    "escapes": b'{"messages":"' + b"\\u0041" * 170_000 + b'"}',
+    "one long number": b'{"messages":' + b"9" * 2**20 + b"}",
+    "a string without an end": b'{"messages":"' + b"\\" * 2**20,
+}
+
+
+@pytest.mark.parametrize("body", HEAVY.values(), ids=HEAVY)
+def test_a_megabyte_that_is_hard_to_read_is_refused_soon(client: FlaskClient, body: bytes) -> None:
+    started = time.process_time()
+    response = client.post("/", data=body, headers=BEARER)
+    assert time.process_time() - started < 1
+    assert code_of(response)[0] == 400
+
+
+MULTIPART = (
+    b'--x\r\nContent-Disposition: form-data; name="messages"; filename="a"\r\n\r\n'
+    + b"a" * 1_000_000
+    + b"\r\n--x--\r\n"
+)
+
+
+def test_a_form_with_a_file_makes_no_file(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read as the bytes that it is, and they are not JSON."""
+
+    def no_file(*_: object, **__: object) -> None:
+        raise AssertionError("a temporary file was made")
+
+    for name in ("TemporaryFile", "SpooledTemporaryFile"):
+        monkeypatch.setattr(f"werkzeug.formparser.{name}", no_file, raising=False)
+    content_type = "multipart/form-data; boundary=x"
+    response = client.post("/", data=MULTIPART, headers=BEARER, content_type=content_type)
+    assert code_of(response) == (400, "invalid_json")
+
+
+MODELS = {
+    "up": "../x-evil",
+    "up and up": "@cf/../../x-evil",
+    "a query": "@cf/meta/x-evil?a=b",
+    "a fragment": "@cf/meta/x-evil#a",
+    "an escaped slash": "@cf%2fx-evil",
+    "lines": "x-evil\r\nX-Evil: 1",
+    "a URL": "https://x-evil.example.org/v1",
+    "a host": "//x-evil.example.org",
+    "a backslash": "@cf\\x-evil",
+    "long": "x-evil" * 2000,
+    "NUL": serving.MODEL + "\0x-evil",
+    "another account": "../../other/ai/run/x-evil",
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("provider", ["workers-ai", "openai"])
+def test_a_model_that_is_a_way_elsewhere_goes_nowhere(
+    emulator: Emulator, provider: str, model: str
+) -> None:
+    """And it is not said back."""
+    client = create_app(serving.settings(emulator.url, provider)).test_client()
+    response = ask(client, model=model)
+    assert code_of(response) == (400, "model_not_allowed")
+    assert "evil" not in response.text
+    assert "evil" not in str(response.headers)
+    assert emulator.requests == []
+
+
+# --- providers --------------------------------------------------------------------------------
+
+Talk = Callable[[socket.socket], None]
+ANSWER = json.dumps({"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]})
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(ANSWER)
+WHOLE = OK + b"\r\n" + ANSWER.encode()
+
+
+def received(connection: socket.socket) -> bytes:
+    """A whole request; nothing where the connection ends before one."""
+    data = b""
+    while b"\r\n\r\n" not in data or not data.endswith(b"}"):
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        data += piece
+    return data
+
+
+class Raw:
+    """A provider of raw bytes; each connection is handed to `talk`."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._talk = talk
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "Raw":
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(DEADLINE)
+        self._listener.close()
+
+    def client(self, host: str = HOST, scheme: str = "http") -> FlaskClient:
+        env = serving.settings(f"{scheme}://{host}:{self.port}", "openai")
+        return create_app(env).test_client()
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with closing(connection), suppress(OSError):
+            connection.settimeout(DEADLINE)
+            self._talk(connection)
+
+
+@contextmanager
+def raw(*sent: bytes) -> Iterator[Raw]:
+    """A provider that answers each request on a connection with the next of these bytes."""
+
+    def talk(connection: socket.socket) -> None:
+        for data in sent:
+            if not (request := received(connection)):
+                return
+            provider.requests.append(request)
+            connection.sendall(data)
+
+    with Raw(talk) as provider:
+        yield provider
+
+
+FAILED, BAD = (502, "provider_failed"), (502, "provider_bad_answer")
+ODD_STATUSES = {
+    "201": (WHOLE.replace(b"200 OK", b"201 Created"), BAD),
+    "206": (WHOLE.replace(b"200 OK", b"206 Partial Content"), BAD),
+    "302 to nowhere": (WHOLE.replace(b"200 OK", b"302 Found"), BAD),
+    "304": (b"HTTP/1.1 304 Not Modified\r\n\r\n", BAD),
+    "101": (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", None),
+    "100, then nothing": (b"HTTP/1.1 100 Continue\r\n\r\n", FAILED),
+    "999": (WHOLE.replace(b"200 OK", b"999 What"), None),
+    "000": (WHOLE.replace(b"200 OK", b"000 What"), None),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("sent", "expected"), ODD_STATUSES.values(), ids=ODD_STATUSES)
+def test_a_status_that_is_not_200_is_no_answer(
+    sent: bytes, expected: tuple[int, str] | None, stream: bool
+) -> None:
+    """Even where its body looks like one; None: any failure of the provider's."""
+    with raw(sent) as provider:
+        response = ask(provider.client(), stream=stream)
+        assert code_of(response) == (expected or (502, code_of(response)[1]))
+        assert len(provider.requests) == 1
+
+
+EVIL_HEADERS = (
+    b"Set-Cookie: evil=1\r\nServer: evil\r\nX-Request-Id: evil\r\n folded\r\n"
+    b"cf-ray: evil\r\nX-Powered-By: evil\r\nLocation: http://evil\r\nWWW-Authenticate: evil\r\n"
+    b"Access-Control-Allow-Origin: *\r\nX-Should-Retry: evil\r\nAlt-Svc: evil\r\n"
+)
+OURS = {"Content-Type", "Content-Length", "X-Request-Id"}
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Internal Server Error"])
+def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
+    """But for its request id, where that is clean: this one is folded over two lines."""
+    sent = (OK + EVIL_HEADERS + b"\r\n").replace(b"200 OK", status) + ANSWER.encode()
+    with raw(sent) as provider:
+        response = ask(provider.client())
+    assert "evil" not in str(response.headers)
+    more = {"X-Should-Retry"} if status != b"200 OK" else set()
+    assert set(response.headers.keys()) == OURS | more
+
+
+def test_a_length_and_chunks_at_once_are_read_as_chunks() -> None:
+    sent = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with raw(sent + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER.encode())) as provider:
+        assert said_by(ask(provider.client())) == "Hello"
+
+
+def test_a_compressed_answer_is_read_though_nobody_asked_for_it() -> None:
+    body = gzip.compress(ANSWER.encode())
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with raw(head + body) as provider:
+        assert said_by(ask(provider.client())) == "Hello"
+        assert b"Accept-Encoding: identity" in provider.requests[0]
+
+
+def test_a_kept_connection_that_ends_while_the_request_is_sent_is_no_second_post() -> None:
+    """The provider may be at work on it, so it is not asked again."""
+
+    def talk(connection: socket.socket) -> None:
+        for data in (WHOLE, b""):
+            if request := received(connection):
+                provider.requests.append(request)
+                connection.sendall(data)
+
+    with Raw(talk) as provider:
+        client = provider.client()
+        assert said_by(ask(client)) == "Hello"
+        assert code_of(ask(client)) == FAILED
+        assert (len(provider.requests), provider.connections) == (2, 1)
+
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def event(text: str) -> bytes:
+    data = b"data: %b\n\n" % ANSWER.replace("message", "delta").replace("Hello", text).encode()
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+MORE_THAN_ASKED = {
+    "a second answer": WHOLE + WHOLE.replace(b"Hello", b"Wrong"),
+    "a line": WHOLE + b"\r\n",
+    "nonsense": WHOLE + b"x" * 1000,
+    "a stream's late events": EVENTS
+    + event("Hello")
+    + b"e\r\ndata: [DONE]\n\n\r\n"
+    + event("Wrong")
+    + b"0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", MORE_THAN_ASKED.values(), ids=MORE_THAN_ASKED)
+def test_what_the_provider_says_too_much_is_not_the_next_callers(sent: bytes) -> None:
+    """Connections are shared, answers are not."""
+    to_send = iter([sent, WHOLE.replace(b"Hello", b"Other")])
+
+    def talk(connection: socket.socket) -> None:
+        while received(connection):
+            connection.sendall(next(to_send))
+
+    with Raw(talk) as provider:
+        client = provider.client()
+        with ask(client, stream=sent.startswith(EVENTS)) as response:
+            assert said_by(response) == "Hello"
+        assert said_by(ask(client)) == "Other"
+
+
+def addresses(*ports: int) -> Callable[..., list[Any]]:
+    """What a name has: an address of this machine for each port."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port)) for port in ports]
+    return lambda *_, **__: found
+
+
+def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with raw(WHOLE) as provider:
+        lookup = addresses(serving.free_port(), provider.port)
+        monkeypatch.setattr(urllib3.util.connection.socket, "getaddrinfo", lookup)
+        assert said_by(ask(provider.client("many.example.org"))) == "Hello"
+
+
+def test_addresses_that_all_swallow_what_knocks_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each has the time to connect, and that is all."""
+    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    with socket.create_server((HOST, 0), backlog=0) as full, ExitStack() as stack:
+        port = full.getsockname()[1]
+        for _ in range(4):
+            knocking = stack.enter_context(closing(socket.socket()))
+            knocking.setblocking(False)
+            knocking.connect_ex((HOST, port))
+        with raw(WHOLE) as provider:
+            monkeypatch.setattr(
+                urllib3.util.connection.socket, "getaddrinfo", addresses(port, port, port)
+            )
+            started = time.monotonic()
+            response = ask(provider.client("many.example.org"))
+        assert code_of(response) == (502, "provider_unreachable")
+        assert 0.8 < time.monotonic() - started < 3 * 0.3 + PROMPTLY
+
+
+# --- TLS --------------------------------------------------------------------------------------
+
+CERTIFICATES = {
+    "good": (f"IP:{HOST}", "20491231000000Z", 200),
+    "of another host": ("DNS:other.example.org", "20491231000000Z", 502),
+    "expired": (f"IP:{HOST}", "20200102000000Z", 502),
+}
+OPENSSL = """
+[ca]
+default_ca = made
+[made]
+database = database
+new_certs_dir = .
+serial = serial
+default_md = sha256
+policy = policy
+x509_extensions = extensions
+[policy]
+commonName = supplied
+[extensions]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, digitalSignature, keyCertSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = {name}
+[req]
+distinguished_name = none
+[none]
+"""
+
+
+def certificate(folder: Path, name: str, until: str) -> None:
+    """`key.pem` and `certificate.pem`, by the openssl command: Python itself makes none."""
+    (folder / "database").touch()
+    (folder / "serial").write_text("01\n")
+    (folder / "openssl.cnf").write_text(OPENSSL.format(name=name))
+    config = ["-config", "openssl.cnf", "-batch"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    ask_for = ["-new", "-subj", "/CN=provider", "-keyout", "key.pem", "-out", "request.pem"]
+    sign = ["-selfsign", "-keyfile", "key.pem", "-in", "request.pem", "-out", "certificate.pem"]
+    times = ["-startdate", "20200101000000Z", "-enddate", until]
+    try:
+        for command in (["req", *config, *curve, *ask_for], ["ca", *config, *sign, *times]):
+            subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("needs the openssl command, to make certificates")
+
+
+@pytest.mark.parametrize(("name", "until", "status"), CERTIFICATES.values(), ids=CERTIFICATES)
+def test_a_certificate_is_for_its_host_and_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, until: str, status: int
+) -> None:
+    """Whoever signs it is trusted here, and yet nothing is sent to the wrong one."""
+    certificate(tmp_path, name, until)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    trusted = str(tmp_path / "certificate.pem")
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", trusted)
+
+    def talk(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            provider.requests.append(received(encrypted))
+            encrypted.sendall(WHOLE)
+
+    with Raw(talk) as provider:
+        response = ask(provider.client(scheme="https"))
+        assert response.status_code == status
+        if status != 200:
+            assert code_of(response) == (502, "provider_unreachable")
+        assert len(provider.requests) == (status == 200)
+
+
+# --- the machine ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("now", [0.0, 4_000_000_000.0])
+def test_a_clock_that_jumps_ends_no_call(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, now: float
+) -> None:
+    """Deadlines are counted on a clock that only goes on."""
+    times = iter([time.time()])
+    monkeypatch.setattr(time, "time", lambda: next(times, now))
+    assert ask(client, "[[wait=0.6]]").status_code == 200  # two looks of the watch
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_log_that_cannot_be_written_stops_nothing(env: dict[str, str]) -> None:
+    with serving.gunicorn({**env, "LOG_LEVEL": "debug"}, Path("/dev/full")) as server:
+        for said, expected in (("Hi", "done"), ("[[status=500]]", "provider_failed")):
+            assert outcome(answer_to(server, post(said))) == expected
+
+
+def test_there_is_a_connection_for_whoever_gunicorn_serves() -> None:
+    """Else some are thrown away, and made again, with their handshakes."""
+    assert GunicornConfig().worker_connections <= upstream._MAX_CONNECTIONS
+
+
+def test_after_a_slow_time_it_is_as_quick_as_before(proxy: Server, emulator: Emulator) -> None:
+    """What waited for the provider leaves no queue behind."""
+    with ExitStack() as stack:
+        waiting = opened(proxy, post("[[wait=1]]"), 60, stack)
+        assert {outcome_of(received) for received in read_all(waiting)} == {"done"}
+    started = time.monotonic()
+    assert outcome(answer_to(proxy, post("Hi"))) == "done"
+    assert time.monotonic() - started < PROMPTLY
+
+
+def test_large_bodies_at_once_cost_a_few_copies_of_each(proxy: Server, emulator: Emulator) -> None:
+    """Twenty of almost the limit, a million bytes here, all on their way at once."""
+    (worker,) = workers(proxy)
+    assert outcome(answer_to(proxy, post("Hi"))) == "done"
+    before = memory(worker)
+    forget_peak(worker)
+    with ExitStack() as stack:
+        waiting = opened(proxy, post("x" * 990_000 + "[[status=500,wait=0.5]]"), 20, stack)
+        assert {outcome_of(received) for received in read_all(waiting)} == {"provider_failed"}
+    assert memory(worker, "VmHWM") - before < 20 * 8  # MiB
+
+
+def test_who_comes_during_the_drain_is_answered_or_refused(
+    serve: Serve, emulator: Emulator
+) -> None:
+    """And does not wait in a queue that nobody serves any more."""
+    with serve(serving.settings(emulator.url, GRACEFUL_TIMEOUT="4")) as server:
+        with server.connect() as open_stream:
+            open_stream.sendall(post("[[gap=0.2,words=8]]", stream=True))
+            received = serving.read_until(open_stream, b'"content":"This "')
+            server.process.terminate()
+            serving.wait_until(lambda: "Handling signal: term" in server.log)
+            is_refused = False
+            while not is_refused:
+                started = time.monotonic()
+                try:
+                    with server.connect() as late:
+                        late.sendall(post("Hi"))
+                        told = read_to_end(late)
+                    is_refused = told == b""
+                    assert is_refused or outcome_of(told) == "done"
+                except ConnectionError:
+                    is_refused = True
+                assert time.monotonic() - started < PROMPTLY
+                time.sleep(0.1)
+            received += read_to_end(open_stream)
+        assert received.endswith(b"0\r\n\r\n")
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, emulator: Emulator) -> Path:
+    """A copy of the project with its settings in `.env`."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "home").mkdir()
+    folder = serving.copy_project(tmp_path / "project")
+    write_settings(folder, emulator, KEY)
+    return folder
+
+
+def write_settings(folder: Path, emulator: Emulator, key: str) -> None:
+    env = {**serving.settings(emulator.url), "WORKER_ACCESS_KEY": key}
+    (folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in env.items() if v and k != "PORT"))
+
+
+def status_with(server: Server, key: str) -> int:
+    return answer_to(server, post("Hi", key=key)).status
+
+
+def test_sighup_changes_the_key_and_nothing_is_left_in_the_home_folder(
+    own_folder: Path, emulator: Emulator
+) -> None:
+    """Nor does FLASK_DEBUG open a console there."""
+    new_key = "tier1-the-next-one-Zk3v"
+    home = own_folder.parent / "home"
+    env = {"HOME": str(home), "FLASK_DEBUG": "1"}
+    log = own_folder.parent / "log"
+    with serving.gunicorn(env, log, folder=own_folder) as server:
+        assert (status_with(server, KEY), status_with(server, new_key)) == (200, 401)
+        write_settings(own_folder, emulator, new_key)
+        server.process.send_signal(signal.SIGHUP)
+        serving.wait_until(lambda: status_with(server, new_key) == 200)
+        serving.wait_until(lambda: status_with(server, KEY) == 401)
+        console = b"GET /console?__debugger__=yes&cmd=resource&f=debugger.js HTTP/1.1\r\n"
+        answer = answer_to(server, console + b"Host: x\r\nConnection: close\r\n\r\n")
+        assert code_of(answer) == (404, "not_found")
+    assert list(home.iterdir()) == []
+
+
+def test_a_failure_under_flask_debug_is_json_too(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No page with the source and the variables in it."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError(PROVIDER_KEY)
+
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+    monkeypatch.setattr(upstream.Upstream, "open", broken)
+    app = create_app(env)
+    assert app.debug
+    response = ask(app.test_client())
+    assert code_of(response) == (500, "internal_error")
+    assert PROVIDER_KEY not in response.text
+
+
+def test_open_answers_have_less_time_than_a_platform_gives() -> None:
+    """Platforms kill after 30 seconds; a shell in between would keep the signal to itself."""
+    code = "import runpy; c = runpy.run_path('gunicorn.conf.py'); print(c['graceful_timeout'])"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**serving.system_environment(), **BLANK},
+        capture_output=True,
+        check=True,
+    )
+    assert int(result.stdout) < 30
+    assert (ROOT / "Procfile").read_text() == "web: gunicorn app:app\n"
+
+
+def test_workers_are_not_replaced_while_they_serve() -> None:
+    """No `max_requests`: each replacement is a gap, or a cut stream."""
+    assert "max_requests" not in (ROOT / "gunicorn.conf.py").read_text()
+    assert GunicornConfig().max_requests == 0
+
+
+# --- what is handed on --------------------------------------------------------------------------
+
+
+def tracked() -> list[Path]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout")
+    return [ROOT / os.fsdecode(name) for name in result.stdout.split(b"\0") if name]
+
+
+def test_no_settings_file_is_in_git() -> None:
+    """The example is, and its secrets are blank."""
+    assert {path.name for path in tracked() if path.name.startswith(".env")} == {".env.example"}
+    example = (ROOT / ".env.example").read_text()
+    for name in ("WORKER_ACCESS_KEY", "LLAMA_PROVIDER_API_KEY", "CLOUDFLARE_ACCOUNT_ID"):
+        assert f"\n{name}=\n" in example
+
+
+def test_the_actions_of_ci_are_named_by_their_commits() -> None:
+    """A tag may point to something else tomorrow."""
+    used = [
+        name
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for name in re.findall(r"uses: *(\S+)", path.read_text())
+    ]
+    assert [name for name in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name)] == []
+
+
+def test_no_more_decoders_than_pythons_own() -> None:
+    """What is not installed cannot be made to swell."""
+    locked = (ROOT / "requirements.txt").read_text().lower()
+    assert not re.search("^(brotli|brotlicffi|zstandard|backports-zstd)", locked, re.MULTILINE)
+
+
+def test_ci_looks_for_files_that_run_at_every_start() -> None:
+    """And for holes that became known: `make audit` does both, in an environment of its own."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "- run: .ci/run\n" in workflow
+    assert "make audit" in (ROOT / ".ci" / "run").read_text().splitlines()
+    audit = (ROOT / "Makefile").read_text().partition("\naudit:")[2].partition("\n\n")[0]
+    assert "--require-hashes -r requirements.txt" in audit
+    assert "-name '*.pth'" in audit
+    assert "exit 1" in audit
+    assert "pip-audit" in audit
+
+
+KEYS = {
+    "OpenAI's": rb"sk-(?:proj-|ant-)?[A-Za-z0-9_-]{24}",
+    "GitHub's": rb"gh[pousr]_[A-Za-z0-9]{36}",
+    "Amazon's": rb"AKIA[0-9A-Z]{16}",
+    "a private one": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/]{32}",
+    "a bearer's": rb"Bearer (?!tier)[A-Za-z0-9_-]{36}",
+}
+
+
+@pytest.mark.parametrize("pattern", KEYS.values(), ids=KEYS)
+def test_no_recorded_answer_holds_a_key(pattern: bytes) -> None:
+    """Nor does any other file that travels with the project."""
+    files = [path for path in tracked() if path.is_file() and ".venv" not in str(path)]
+    assert any(path.parent.name == "samples" for path in files)
+    assert [path for path in files if re.search(pattern, path.read_bytes())] == []

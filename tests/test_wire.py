@@ -1,0 +1,143 @@
+"""gunicorn's own wire corpus, sent to gunicorn as shipped: see tests/wire/README.md."""
+
+import json
+import re
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from serving import KEY, HTTPAnswer, Server, answers, read_to_end
+
+from emulator import Emulator
+
+WIRE = Path(__file__).parent / "wire"
+ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0"}
+
+
+def unescaped(text: bytes) -> bytes:
+    r"""The bytes to send: `\xHH` and the escapes stand for bytes, line breaks for nothing."""
+
+    def byte(found: re.Match[bytes]) -> bytes:
+        return bytes.fromhex(found[1].decode()) if found[1] else ESCAPES[found[2]]
+
+    return re.sub(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", byte, text.replace(b"\n", b""))
+
+
+CORPUS = {
+    f"{path.parent.name}/{path.stem}": unescaped(path.read_bytes())
+    for path in sorted(WIRE.glob("*/*.http"))
+}
+# Invalid by settings that gunicorn can have, and does not have here.
+INVALID_ELSEWHERE = {"010", "011", "012", "019", "040", "chunked_07"}
+INVALID = {
+    name: sent
+    for name, sent in CORPUS.items()
+    if name.startswith("invalid/") and name.removeprefix("invalid/") not in INVALID_ELSEWHERE
+}
+
+BODY = b'{"messages": [{"role": "user", "content": "smuggled"}]}'
+GOOD = b"POST / HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n" % (
+    KEY.encode(),
+    len(BODY),
+)
+GOOD_AND_LAST = GOOD + b"Connection: close\r\n\r\n" + BODY
+
+
+def at_our_door(sent: bytes) -> bytes:
+    """The same body with the same framing, where somebody reads it."""
+    line, _, rest = sent.partition(b"\r\n")
+    version = line.rpartition(b" ")[2]
+    return b"POST / %b\r\nAuthorization: Bearer %b\r\n%b" % (version, KEY.encode(), rest)
+
+
+CHUNKED = {
+    name: at_our_door(sent)
+    for name, sent in INVALID.items()
+    if sent.startswith((b"GET /", b"POST /", b"PUT /"))
+    and b"ransfer-" in sent.partition(b"\r\n")[2]
+}
+
+
+def exchange(proxy: Server, sent: bytes, *, fin: bool = False) -> bytes:
+    with proxy.connect() as connection:
+        with suppress(OSError):  # it may answer and close before it has read all
+            connection.sendall(sent)
+            if fin:
+                connection.shutdown(socket.SHUT_WR)
+        return read_to_end(connection)
+
+
+def words(text: bytes) -> set[bytes]:
+    return set(re.findall(rb"[A-Za-z0-9_]{4,}", text))
+
+
+def fixed(answer: HTTPAnswer) -> bytes:
+    """What an answer says, but for what differs each time and is nobody's text."""
+    ours = answer.headers["X-Request-Id"]
+    assert re.fullmatch("[0-9a-f]{32}", ours)
+    headers = [f"{k}: {v}" for k, v in answer.headers.items() if k not in ("Date", "X-Request-Id")]
+    return "\n".join(headers).encode() + answer.body.replace(ours.encode(), b"")
+
+
+@pytest.fixture
+def vocabulary(proxy: Server) -> set[bytes]:
+    """The words with which anybody is refused."""
+    lines = [b"POST /a", b"GET /", b"?"]
+    bare = [exchange(proxy, line + b" HTTP/1.1\r\nConnection: close\r\n\r\n") for line in lines]
+    found = [answer for received in bare for answer in answers(received)]
+    assert [answer.status for answer in found] == [404, 405, 400]
+    return {word for answer in found for word in words(fixed(answer))} | words(b"keep-alive")
+
+
+def is_well(proxy: Server) -> bool:
+    """The worker that was started first serves still, and nothing surprised it."""
+    (answer,) = answers(exchange(proxy, GOOD_AND_LAST))
+    boots = re.findall(r"Booting worker with pid: [0-9]+", proxy.log)
+    return answer.status == 200 and len(boots) == 1 and "Traceback" not in proxy.log
+
+
+def test_the_corpus_is_there() -> None:
+    assert len(CORPUS) == 143
+    assert len(INVALID) == 75
+    assert len(CHUNKED) == 22
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_what_has_no_key_is_refused_in_json(
+    proxy: Server, emulator: Emulator, vocabulary: set[bytes], name: str
+) -> None:
+    """Valid or not: one refusal for each request, and none of it is said back."""
+    received = exchange(proxy, CORPUS[name], fin=True)
+    found = answers(received)
+    assert len(found) <= (1 if name in INVALID else 2), received
+    for answer in found:
+        assert answer.status in {400, 404, 405, 414, 431, 501}
+        assert answer.headers["Content-Type"] == "application/json"
+        assert set(json.loads(answer.body)["error"]) == {"message", "type", "param", "code"}
+        assert not (words(fixed(answer)) - vocabulary) & words(CORPUS[name])
+    assert emulator.requests == []
+    assert is_well(proxy)
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_what_follows_an_invalid_request_is_not_answered(
+    proxy: Server, emulator: Emulator, name: str
+) -> None:
+    """Where the next request begins cannot be known; there is one answer, then the end."""
+    received = exchange(proxy, INVALID[name] + GOOD_AND_LAST)
+    (answer,) = answers(received)
+    assert answer.headers["Content-Type"] == "application/json"
+    assert emulator.requests == []
+    assert is_well(proxy)
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_an_invalid_body_is_not_forwarded(proxy: Server, emulator: Emulator, name: str) -> None:
+    """With a good key, where the body is read; nor is what follows it."""
+    received = exchange(proxy, CHUNKED[name] + GOOD_AND_LAST)
+    (answer,) = answers(received)
+    assert answer.status in {400, 501}
+    assert json.loads(answer.body)["error"]["code"] in {"invalid_json", "invalid_http"}
+    assert emulator.requests == []
+    assert is_well(proxy)
