@@ -9,7 +9,7 @@ UV := uv==0.13.9
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: run test check audit lock clean
+.PHONY: run test test-clients soak check audit lock clean
 
 run: .venv/run.done
 	@exec $(BIN)/python -m scripts.run
@@ -27,6 +27,16 @@ lock: .venv/python.done
 	$(LOCK) requirements.in --output-file requirements.txt
 	$(LOCK) requirements-test.in --output-file requirements-test.txt
 	$(LOCK) requirements-audit.in --output-file requirements-audit.txt
+	$(LOCK) requirements-clients.in --output-file requirements-clients.txt
+	cd tests/clients && npm install --package-lock-only --omit-lockfile-registry-resolved
+
+# The clients that people use, each with its own packages; those for Node are tested where Node is.
+test-clients: .venv/test.done .venv-clients/done tests/clients/node_modules/done
+	$(BIN)/python -m pytest tests/clients/check_clients.py
+
+# Half an hour at half capacity with 5 % faults: nothing may grow. SOAK_MINUTES=5 for less.
+soak: .venv/run.done
+	$(BIN)/python -m scripts.soak
 
 # What is installed is what was locked, and no .pth file runs at every start of Python. Known holes
 # are a report and no gate: they come from the network, and on any day.
@@ -41,7 +51,7 @@ audit: .venv/python.done
 		|| echo 'pip-audit: see above; a report, no gate'
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-clients tests/clients/node_modules
 
 .venv/python.done:
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
@@ -58,3 +68,15 @@ clean:
 	@echo 'Installing what requirements-test.txt lists into .venv ...'
 	@$(PIP_INSTALL) -r requirements-test.txt
 	@touch $@
+
+.venv-clients/done: requirements-clients.txt | .venv/python.done
+	@echo 'Installing what requirements-clients.txt lists into .venv-clients ...'
+	@$(BIN)/python -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+tests/clients/node_modules/done: tests/clients/package-lock.json
+	@echo 'Installing what tests/clients/package-lock.json lists ...'
+	@if command -v npm >/dev/null; then \
+		cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules/done; \
+		else echo 'npm is missing: the tests of the clients for Node will be skipped'; fi

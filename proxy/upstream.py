@@ -52,6 +52,7 @@ class Reply:
         Raises ProviderError, ClientGone.
         """
         while piece := self._read():
+            self._call.give_way()
             self._call.await_client()
             yield piece
             self._call.await_provider(self._call.timeouts.idle)

@@ -21,6 +21,7 @@ from gevent import monkey
 from proxy.errors import ClientGone, OperatorError, ProviderError
 
 INTERVAL = 0.25  # seconds between two looks
+SLICE = 0.01  # seconds that one call may go on while others could
 CLIENT_TIMEOUT = 60.0  # seconds for a client to send its body, and to read each piece of an answer
 
 
@@ -43,6 +44,7 @@ class Call:
         self._if_late: Callable[[], Exception]
         self._reason: Callable[[], Exception] | None = None
         self._ends_at = inf  # monotonic, as all times here
+        self._gives_way_at = 0.0
         self.await_client()
 
     def await_client(self) -> None:
@@ -52,6 +54,12 @@ class Call:
     def await_provider(self, seconds: float) -> None:
         """It is the provider's turn, for so long."""
         self._late_at, self._if_late = time.monotonic() + seconds, _provider_late
+
+    def give_way(self) -> None:
+        """Let others go on, this watch among them: a greenlet that need not wait never stops."""
+        if time.monotonic() >= self._gives_way_at:
+            time.sleep(0)
+            self._gives_way_at = time.monotonic() + SLICE
 
     def begin(self) -> None:
         """The body is there: from now on the whole answer has its time, and its first byte.

@@ -4,6 +4,7 @@ gunicorn's own page, and its log line, quote the header that is wrong: perhaps t
 """
 
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.http import errors
@@ -36,25 +37,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request has one answer: where its body breaks off, the connection ends with it.
 
-        gunicorn would take what follows for the next request, and answer that too.
+        gunicorn reads what the application left unread while it looks for the next request, and
+        would answer a fault in it as that of another.
         """
-        unguarded = req.body.read
-
-        def read(size: int | None = None) -> Any:
-            try:
-                return unguarded(size)
-            except Exception:
-                req.force_close()
-                raise
-
-        req.body.read = read
         super().handle_request(listener_name, req, sock, addr)
-        try:
-            with self.timeout_ctx():
-                while read(_PIECE):  # what the application left unread
-                    pass
-        except Exception:
-            raise StopIteration from None  # gunicorn's word for closing the connection
+        with suppress(Exception), self.timeout_ctx():
+            while req.body.read(_PIECE):
+                pass
+            return
+        raise StopIteration  # gunicorn's word for closing the connection
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our form; the log has the exception's type, and none of the caller's text."""

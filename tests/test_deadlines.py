@@ -17,7 +17,7 @@ from serving import HOST, Server
 
 from emulator import Emulator
 
-FIRST_BYTE, IDLE, TOTAL = 1.0, 2.0, 4.0  # seconds
+FIRST_BYTE, IDLE, TOTAL = 1.0, 2.0, 3.0  # seconds
 LIMITS = {
     "LLAMA_PROVIDER_TIMEOUT": str(FIRST_BYTE),
     "LLAMA_PROVIDER_IDLE_TIMEOUT": str(IDLE),

@@ -150,7 +150,13 @@ def test_no_package_is_older_than_its_last_known_hole(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-test.txt", "requirements-audit.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-test.txt",
+        "requirements-audit.txt",
+        "requirements-clients.txt",
+    ],
 )
 def test_every_locked_package_has_hashes(name: str) -> None:
     lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()

@@ -50,7 +50,11 @@ _NEEDED = re.compile(r"(?:tokens \(|total of |requested |resulted in )([0-9]{1,9
 def context_exceeded(message: str) -> CallerError:
     """The prompt and the answer do not fit, with the numbers that the provider told."""
     limit, needed = _LIMIT.search(message), _NEEDED.search(message)
-    tells = "The messages and the answer's max_tokens do not fit the model's context window"
+    # LangChain tells this failure by the words "prompt is too long", and not by the code.
+    tells = (
+        "The prompt is too long: the messages and the answer's max_tokens do not fit "
+        "the model's context window"
+    )
     if limit:
         tells += f" of {limit[1]} tokens"
     if needed:

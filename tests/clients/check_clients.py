@@ -1,0 +1,365 @@
+"""The clients that people use, in front of gunicorn as shipped: `make test-clients`.
+
+Each client is one small program in its own language: it reads what to do, a line a case, and prints
+what it saw. The emulator counts what reached the provider. The name of this file keeps it out of
+`make test`, which needs no Node.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+import serving
+from serving import KEY, MODEL, Server
+
+from emulator import Emulator
+
+HERE = Path(__file__).parent
+VENV = serving.ROOT / ".venv-clients"
+COMMANDS = {
+    "node": ["node", "openai_node.mjs"],
+    "vercel": ["node", "vercel_ai.mjs"],
+    "langchain": [str(VENV / "bin" / "python"), "langchain_chat.py"],
+}
+
+SAID = 'This is the emulator, not a model. You said: "Hi"'
+HALF = "This is the emulator, not a "
+UNENDED = 'This is the emulator, not a model. You said: ""'
+USAGE = [1, 10, 11]  # in, out, total
+OSLO = [["weather", {"city": "Oslo"}]]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
+
+COUNTS_IN_EACH_CHUNK = "[[sample=gemma4_openai_incremental_usage.sse]]"
+CONTEXT = "[[status=413,code=5021]]"
+PROVIDER_KEY = "[[status=401]]"
+QUOTA = "[[status=429,code=4006]]"
+PERHAPS_BILLED = "[[reset=headers]]"
+PASSES = "[[status=500]]"
+IN_3_SECONDS = "[[status=429,code=3021,retry_after=3]]"
+IN_61_SECONDS = "[[status=429,code=3021,retry_after=61]]"
+SILENT = "[[wait=30]]"
+STALLS = "[[stall=4]]"  # after as many words
+CUT = "[[close=middle,gap=0.01]]"
+NO_DONE = "[[no_done]]"
+OPTIONS = ("path", "key", "model", "tools", "settings", "fields", "request")
+
+
+def case(name: str, said: str = "Hi", *, reach: int = 1, marks: Any = (), **more: Any) -> Any:
+    """`client-verb-what`; `reach` requests reach the provider, `more` is seen, save OPTIONS."""
+    client, verb, *_ = name.split("-")
+    options = {"said": said, **{key: more.pop(key) for key in OPTIONS if key in more}}
+    return pytest.param(client, verb, options, reach, more, id=name, marks=marks)
+
+
+def failed(kind: str, status: int | None, code: str | None, **more: Any) -> dict[str, Any]:
+    return {"error": {"class": kind, "status": status, "code": code, **more}}
+
+
+def after(seconds: float, spare: float = 2.0) -> dict[str, Any]:
+    """Timers may be a little early; the spare time is for what else the machine does."""
+    return {"seconds": pytest.approx(seconds + spare / 2 - 0.05, abs=spare / 2)}
+
+
+ASKED_FOR = {"text": SAID, "finish": "stop", "usage": USAGE}
+CALLED = {"tools": TOOLS, "finish": "tool_calls", "calls": OSLO}
+WRONG_KEY = {"key": "wrong", "reach": 0}
+WRONG_MODEL = {"model": "unknown", "reach": 0}
+NODE = [
+    case("node-create", **ASKED_FOR),
+    case(
+        "node-create-request_id",
+        request={"headers": {"X-Request-Id": "mine-1"}},
+        request_id="mine-1",
+    ),
+    *(case(f"node-create-base_url[{path}]", path=path, text=SAID) for path in ("", "/", "/v1/")),
+    case("node-create-tools", "Oslo", **CALLED, usage=[1, 2, 3]),
+    case("node-stream", **ASKED_FOR),
+    case("node-stream-usage", COUNTS_IN_EACH_CHUNK, usage=[39, 5, 44]),
+    case("node-helper", text=SAID, finish="stop", deltas=SAID),
+    case("node-helper-tools", "Oslo", **CALLED),
+    case("node-create-key", **WRONG_KEY, **failed("AuthenticationError", 401, "invalid_api_key")),
+    case(
+        "node-create-model",
+        **WRONG_MODEL,
+        **failed("BadRequestError", 400, "model_not_allowed", param="model"),
+    ),
+    case(
+        "node-stream-n",
+        fields={"n": 2},
+        reach=0,
+        **failed("BadRequestError", 400, "invalid_parameter", param="n"),
+    ),
+    case(
+        "node-create-context",
+        CONTEXT,
+        **failed("BadRequestError", 400, "context_length_exceeded", param="messages"),
+    ),
+    *(
+        case(f"node-{verb}-{code}", said, **failed("InternalServerError", 502, code))
+        for verb, said, code in [
+            ("create", PROVIDER_KEY, "provider_auth_failed"),
+            ("stream", PROVIDER_KEY, "provider_auth_failed"),
+            ("create", QUOTA, "provider_quota_exhausted"),
+            ("create", PERHAPS_BILLED, "provider_failed"),
+            ("create", IN_61_SECONDS, "provider_rate_limited"),
+        ]
+    ),
+    case(
+        "node-create-passes",
+        PASSES,
+        reach=3,
+        **failed("InternalServerError", 502, "provider_failed"),
+    ),
+    case(
+        "node-create-retry_after",
+        IN_3_SECONDS,
+        settings={"maxRetries": 1},
+        reach=2,
+        **after(3),
+        **failed("InternalServerError", 502, "provider_rate_limited"),
+    ),
+    *(
+        case(f"node-{verb}-{what}", said, **seen, **failed("APIError", None, "provider_failed"))
+        for verb, what, said, seen in [
+            ("stream", "cut", CUT, {"text": HALF}),
+            ("stream", "no_done", NO_DONE, {"text": UNENDED}),
+            ("helper", "cut", CUT, {"deltas": HALF}),
+        ]
+    ),
+    # Its timeout: told to the proxy where it is the request's own, not where it is the client's.
+    case(
+        "node-create-timeout_of_the_request",
+        SILENT,
+        request={"timeout": 2000},
+        **failed("InternalServerError", 502, "provider_timeout"),
+    ),
+    case(
+        "node-create-timeout_told_by_hand",
+        SILENT,
+        settings={"timeout": 2000, "defaultHeaders": {"X-Stainless-Timeout": "2"}},
+        **failed("InternalServerError", 502, "provider_timeout"),
+    ),
+    case(
+        "node-create-timeout_of_the_client",
+        SILENT,
+        settings={"timeout": 1000},
+        reach=3,
+        error={"class": "APIConnectionTimeoutError"},
+    ),
+]
+
+VERCELS_CALL = {"tools": TOOLS, "finish": "tool-calls", "calls": OSLO, "usage": [1, 2, 3]}
+ONE_TRY = {"settings": {"maxRetries": 0}}
+ONE_MORE = {"settings": {"maxRetries": 1}, "reach": 2}
+VERCEL = [
+    case("vercel-generate", **ASKED_FOR),
+    case("vercel-generate-base_url", path="", text=SAID),
+    case("vercel-generate-tools", "Oslo", **VERCELS_CALL),
+    case("vercel-stream", **ASKED_FOR),
+    case("vercel-stream-usage", COUNTS_IN_EACH_CHUNK, usage=[39, 5, 44]),
+    case("vercel-stream-tools", "Oslo", **VERCELS_CALL),
+    case("vercel-generate-key", **WRONG_KEY, **failed("AI_APICallError", 401, "invalid_api_key")),
+    case(
+        "vercel-stream-model", **WRONG_MODEL, **failed("AI_APICallError", 400, "model_not_allowed")
+    ),
+    case(
+        "vercel-generate-context",
+        CONTEXT,
+        **failed("AI_APICallError", 400, "context_length_exceeded"),
+    ),
+    # It does not read X-Should-Retry: every 502 is tried again, unless it is told not to.
+    case(
+        "vercel-generate-stays_one_try",
+        PROVIDER_KEY,
+        **ONE_TRY,
+        **failed("AI_APICallError", 502, "provider_auth_failed"),
+    ),
+    case(
+        "vercel-generate-stays",
+        PROVIDER_KEY,
+        reach=3,
+        **failed("AI_RetryError", 502, "provider_auth_failed"),
+    ),
+    case(
+        "vercel-stream-passes", PASSES, reach=3, **failed("AI_RetryError", 502, "provider_failed")
+    ),
+    case(
+        "vercel-generate-retry_after",
+        IN_3_SECONDS,
+        **ONE_MORE,
+        **after(3),
+        **failed("AI_RetryError", 502, "provider_rate_limited"),
+    ),
+    case(
+        "vercel-stream-cut",
+        CUT,
+        text=HALF,
+        finish="error",
+        **failed("object", None, "provider_failed"),
+    ),
+    case(
+        "vercel-stream-no_done",
+        NO_DONE,
+        text=UNENDED,
+        finish="error",
+        **failed("object", None, "provider_failed"),
+    ),
+]
+
+COUNTED = {"settings": {"stream_usage": True}}
+LANGCHAIN = [
+    case("langchain-invoke", **ASKED_FOR),
+    case("langchain-invoke-base_url", path="", text=SAID),
+    case("langchain-invoke-tools", "Oslo", **CALLED, usage=[1, 2, 3]),
+    case("langchain-stream", **COUNTED, **ASKED_FOR),
+    case("langchain-stream-usage", COUNTS_IN_EACH_CHUNK, **COUNTED, usage=[39, 5, 44]),
+    case("langchain-stream-tools", "Oslo", **COUNTED, **CALLED, usage=[1, 2, 3]),
+    case(
+        "langchain-invoke-key",
+        **WRONG_KEY,
+        **failed("OpenAIAuthenticationError", 401, "invalid_api_key"),
+    ),
+    case(
+        "langchain-stream-model",
+        **WRONG_MODEL,
+        **failed("OpenAIInvalidRequestError", 400, "model_not_allowed", param="model"),
+    ),
+    case(
+        "langchain-invoke-context",
+        CONTEXT,
+        **failed("OpenAIContextOverflowError", 400, "context_length_exceeded"),
+    ),
+    case(
+        "langchain-invoke-stays",
+        PROVIDER_KEY,
+        **failed("OpenAIAPIError", 502, "provider_auth_failed"),
+    ),
+    case(
+        "langchain-stream-passes",
+        PASSES,
+        reach=3,
+        **failed("OpenAIAPIError", 502, "provider_failed"),
+    ),
+    case(
+        "langchain-invoke-retry_after",
+        IN_3_SECONDS,
+        settings={"max_retries": 1},
+        reach=2,
+        **after(3),
+        **failed("OpenAIAPIError", 502, "provider_rate_limited"),
+    ),
+    case("langchain-stream-cut", CUT, text=HALF, **failed("APIError", None, "provider_failed")),
+    case(
+        "langchain-stream-no_done",
+        NO_DONE,
+        text=UNENDED,
+        **failed("APIError", None, "provider_failed"),
+    ),
+    case(
+        "langchain-invoke-timeout",
+        SILENT,
+        settings={"timeout": 2},
+        **failed("OpenAIAPIError", 502, "provider_timeout"),
+    ),
+]
+
+
+See = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Those started so far, by their client."""
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    yield started
+    for process in started.values():
+        process.communicate()  # its input ends, and so does it
+        assert process.returncode == 0
+
+
+@pytest.fixture
+def see(proxy: Server, programs: dict[str, subprocess.Popen[bytes]]) -> See:
+    """`see(client, verb, options)` is what that client saw of the proxy."""
+
+    def see(client: str, verb: str, options: dict[str, Any]) -> Any:
+        process = programs.get(client) or _start(client)
+        programs[client] = process
+        url = proxy.url + options.get("path", "/v1")
+        told = {"verb": verb, "key": KEY, "model": MODEL, **options, "url": url}
+        watchdog = Timer(serving.DEADLINE, process.kill)
+        watchdog.start()
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        watchdog.cancel()
+        if not line:
+            programs.pop(client).wait()
+            pytest.fail("it ended, or had to be ended")
+        return json.loads(line)
+
+    return see
+
+
+def _start(client: str) -> subprocess.Popen[bytes]:
+    if client == "langchain":
+        if not VENV.exists():
+            pytest.skip("LangChain is not installed: make test-clients")
+    elif not shutil.which("node"):
+        pytest.skip("Node is not installed: version 20 or newer is needed, with npm")
+    elif not (HERE / "node_modules").exists():
+        pytest.skip("the packages for Node are not installed: make test-clients")
+    env = serving.system_environment()
+    pipe = subprocess.PIPE
+    return subprocess.Popen(COMMANDS[client], cwd=HERE, env=env, stdin=pipe, stdout=pipe)
+
+
+def part(seen: Any, expected: Any) -> Any:
+    """Of what was seen, that which is expected."""
+    if isinstance(seen, dict) and isinstance(expected, dict):
+        return {key: part(seen.get(key), value) for key, value in expected.items()}
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("client", "verb", "options", "reach", "expected"), [*NODE, *VERCEL, *LANGCHAIN]
+)
+def test_what_a_client_sees(
+    see: See,
+    emulator: Emulator,
+    client: str,
+    verb: str,
+    options: dict[str, Any],
+    reach: int,
+    expected: dict[str, Any],
+) -> None:
+    seen = see(client, verb, options)
+    assert ("error" in seen) == ("error" in expected), seen
+    assert part(seen, expected) == expected
+    assert len(emulator.requests) == reach
+    if (error := seen.get("error", {})).get("status"):
+        assert error["message"].endswith(f"Request id: {error['request_id']}")
+
+
+@pytest.mark.parametrize(
+    ("client", "verb", "said"),
+    [
+        pytest.param("node", "abort_whole", SILENT, id="node-abort_whole"),
+        *(
+            pytest.param(client, "abort_stream", STALLS, id=f"{client}-abort_stream")
+            for client in ("node", "vercel", "langchain")
+        ),
+    ],
+)
+def test_a_client_that_leaves_takes_the_provider_with_it(
+    see: See, emulator: Emulator, client: str, verb: str, said: str
+) -> None:
+    see(client, verb, {"said": said})
+    (received,) = emulator.requests
+    assert received.gone.wait(1)  # the client has left; its process has not

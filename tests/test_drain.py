@@ -1,0 +1,125 @@
+"""Ends of the process: asked for, forced, or killed. What can be told is told, nothing is torn."""
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import (
+    SLACK,
+    Traffic,
+    Wire,
+    answer_to,
+    descriptors,
+    opened,
+    outcome,
+    outcome_of,
+    post,
+    read_all,
+    workers,
+)
+from serving import DEADLINE, read_until, wait_until
+
+from emulator import Emulator
+
+STREAMS = 100
+FIRST_WORD = b'"content":"This "'
+
+
+def test_sigterm_lets_a_hundred_streams_finish(serve: Serve, emulator: Emulator) -> None:
+    with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:
+        sent = post("[[gap=0.4,words=6]]", stream=True)
+        connections = opened(server, sent, STREAMS, stack)
+        heads = [read_until(connection, FIRST_WORD) for connection in connections]
+        started = time.monotonic()
+        server.process.terminate()
+        rest = read_all(connections)
+        outcomes = [outcome_of(h + r) for h, r in zip(heads, rest, strict=True)]
+        server.process.wait(DEADLINE)
+        seconds = time.monotonic() - started
+    print(f"{outcomes.count('done')} of {STREAMS} done, exit after {seconds:.2f} s")
+    assert outcomes == ["done"] * STREAMS
+    assert seconds < 2 + 2 + SLACK
+
+
+def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> None:
+    """Two seconds before its end: an error event, or an error, and never a torn body."""
+    grace = 4
+    env = serving.settings(emulator.url, GRACEFUL_TIMEOUT=str(grace))
+    with serve(env) as server, ExitStack() as stack:
+        streams = opened(server, post("[[endless,gap=0.2]]", stream=True), STREAMS, stack)
+        heads = [read_until(connection, FIRST_WORD) for connection in streams]
+        waiting = opened(server, post("[[silent]]"), 10, stack)
+        wait_until(lambda: len(emulator.requests) == STREAMS + 10)
+        started = time.monotonic()
+        server.process.terminate()
+        rest = read_all([*streams, *waiting])
+        seconds = time.monotonic() - started
+        heads += [b""] * len(waiting)
+        outcomes = [outcome_of(h + r) for h, r in zip(heads, rest, strict=True)]
+        server.process.wait(DEADLINE)
+    print(f"told after {seconds:.2f} s of {grace}: {set(outcomes)}")
+    assert outcomes == ["internal_error"] * (STREAMS + 10)
+    assert grace - 2 - 0.1 < seconds < grace + SLACK
+
+
+def test_sighup_under_load_fails_none(serve: Serve, emulator: Emulator) -> None:
+    """The old worker ends what it has, a new one takes the rest; an open stream lives on."""
+    with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:
+        old = workers(server)
+        (stream,) = opened(server, post("[[gap=0.3,words=8]]", stream=True), 1, stack)
+        head = read_until(stream, FIRST_WORD)
+        with Traffic(server) as traffic:
+            for _ in range(2):
+                before = len(traffic.outcomes)
+                server.process.send_signal(signal.SIGHUP)
+                wait_until(lambda number=before: len(traffic.outcomes) > number + 30)
+            (rest,) = read_all([stream])
+            wait_until(lambda: not set(old) & set(workers(server)))
+    print(f"{len(traffic.outcomes)} requests, p99 {traffic.slowest(0.99):.3f} s")
+    assert set(traffic.outcomes) == {"done"}
+    assert outcome_of(head + rest) == "done"
+
+
+def test_a_killed_worker_costs_its_own_streams_only(serve: Serve, emulator: Emulator) -> None:
+    """And is replaced."""
+    env = serving.settings(emulator.url, WEB_CONCURRENCY="2")
+    with serve(env) as server, ExitStack() as stack:
+        wait_until(lambda: len(workers(server)) == 2 and server.log.count("Booting") == 2)
+        one, other = workers(server)
+        wait_until(lambda: min(descriptors(one), descriptors(other)) > 5)
+        answer_to(server, post("Hi"))
+        sent = post("[[gap=0.3,words=8]]", stream=True)
+        connections = opened(server, sent, 40, stack)
+        heads = [read_until(connection, FIRST_WORD) for connection in connections]
+        os.kill(one, signal.SIGKILL)
+        rest = read_all(connections)
+        outcomes = [outcome_of(h + r) for h, r in zip(heads, rest, strict=True)]
+        wait_until(lambda: len(workers(server)) == 2)
+        assert other in workers(server)
+        assert one not in workers(server)
+        assert outcome(answer_to(server, post("Hi"))) == "done"
+    torn = len([found for found in outcomes if found.startswith("torn")])
+    print(f"{torn} torn, {outcomes.count('done')} done")
+    assert torn + outcomes.count("done") == 40
+    if torn == 40:
+        pytest.skip("the kernel gave all streams to one worker")
+
+
+WHOLE = b'{"result":{"response":"Hi"}}'
+KEPT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+
+
+def test_a_kept_connection_that_the_provider_closed_costs_nothing(serve: Serve) -> None:
+    """While idle, so without a word: the next request goes out on a new one, and once."""
+    with (
+        Wire({"Hi": lambda: [KEPT % (len(WHOLE), WHOLE)]}) as wire,
+        serve(serving.settings(wire.url)) as server,
+    ):
+        for number in range(1, 6):
+            assert outcome(answer_to(server, post("Hi"))) == "done"
+            time.sleep(0.1)  # the provider's FIN is on its way
+            assert (wire.posts("Hi"), wire.connections) == (number, number)

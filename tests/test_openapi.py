@@ -1,0 +1,274 @@
+"""openapi.json is what the proxy does: its lists are the code's, its schemas fit each answer."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+import serving
+from hypothesis import settings
+from recorded import SAMPLES
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from serving import KEY, MODEL, Server
+from werkzeug.test import TestResponse
+
+from app import create_app
+from emulator import Emulator
+from proxy import errors, routes
+from proxy.chat_request import PARAMETERS, ChatRequest
+
+DOCUMENT = json.loads((Path(__file__).parent.parent / "openapi.json").read_text())
+COMPONENTS = DOCUMENT["components"]
+OPERATION = COMPONENTS["pathItems"]["chat"]["post"]
+
+
+def resolved(value: dict[str, Any]) -> dict[str, Any]:
+    """A part of the document, or what its $ref points to."""
+    if "$ref" not in value:
+        return value
+    _, _, kind, name = value["$ref"].split("/")
+    found: dict[str, Any] = COMPONENTS[kind][name]
+    return found
+
+
+def schema_of(name: str) -> jsonschema_rs.Draft202012Validator:
+    return validator({"$ref": f"#/components/schemas/{name}"})
+
+
+def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator({"components": COMPONENTS, "allOf": [schema]})
+
+
+def alternatives(responses: Iterator[dict[str, Any]]) -> dict[str, set[str]]:
+    """Each error code of these answers, with the types of the answers that it is in."""
+    found: dict[str, set[str]] = {}
+    for response in responses:
+        for part in response["content"]["application/json"]["schema"]["allOf"]:
+            if "properties" in part:
+                error = part["properties"]["error"]["properties"]
+                for code in error["code"]["enum"]:
+                    found.setdefault(code, set()).add(error["type"]["const"])
+    return found
+
+
+# --- its lists are the code's -------------------------------------------------------------------
+
+
+def test_it_is_openapi() -> None:
+    schemathesis.openapi.from_dict(DOCUMENT).validate()
+
+
+def test_its_paths_are_the_proxys() -> None:
+    assert set(DOCUMENT["paths"]) == set(routes.PATHS)
+    assert all(
+        resolved(path) == COMPONENTS["pathItems"]["chat"] for path in DOCUMENT["paths"].values()
+    )
+
+
+def test_its_parameters_are_those_that_are_checked() -> None:
+    assert COMPONENTS["schemas"]["ChatRequest"]["properties"].keys() == PARAMETERS
+
+
+def test_its_codes_and_types_are_those_of_errors() -> None:
+    """In the list of all, and in the answer of each status."""
+    provider = {code: {"provider_error"} for code in errors._PROVIDERS_FAULTS}
+    operator = {code: {"proxy_error"} for code in ("proxy_misconfigured", "internal_error")}
+    caller = {code: {errors.CallerError(code, "").type} for code in errors._CALLERS_FAULTS}
+    all_of_them = provider | operator | caller
+    error = COMPONENTS["schemas"]["Error"]["properties"]["error"]["properties"]
+    assert set(error["code"]["enum"]) == all_of_them.keys()
+    assert set(error["type"]["enum"]) == set.union(*all_of_them.values())
+    assert alternatives(map(resolved, COMPONENTS["responses"].values())) == all_of_them
+
+
+@pytest.mark.parametrize("code", errors._CALLERS_FAULTS)
+def test_the_status_of_a_callers_fault(code: str) -> None:
+    status = errors.CallerError(code, "").status
+    assert code in alternatives(iter([resolved(OPERATION["responses"][str(status)])]))
+
+
+# --- its schemas fit each answer ----------------------------------------------------------------
+
+BEARER = {"Authorization": f"Bearer {KEY}"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"json": {"messages": [{"role": "user", "content": said}], **fields}}
+
+
+REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "whole": (200, asking()),
+    "with ignored parameters": (200, asking(user="me", store=True)),
+    "with a tool": (200, asking(tools=[TOOL])),
+    "as JSON": (200, asking(response_format={"type": "json_object"})),
+    "a stream": (200, asking(stream=True)),
+    "a stream with usage": (200, asking(stream=True, stream_options={"include_usage": True})),
+    "a stream with a tool": (200, asking(stream=True, tools=[TOOL])),
+    "a stream of JSON": (200, asking(stream=True, response_format={"type": "json_object"})),
+    "a stream that breaks off": (200, asking("[[reset=middle]]", stream=True)),
+    "no JSON": (400, {"data": b"{"}),
+    "no body": (400, {}),
+    "no messages": (400, {"json": {}}),
+    "a bad parameter": (400, asking(n=2)),
+    "an unknown model": (400, asking(model="none")),
+    "context exceeded": (400, asking("[[status=413,code=5021]]", user="me")),
+    "input rejected": (400, asking("[[status=400,code=5006]]")),
+    "no key": (401, asking() | {"headers": {}}),
+    "a wrong key": (401, asking() | {"headers": {"Authorization": "Bearer wrong"}}),
+    "another path": (404, asking() | {"path": "/v1/models"}),
+    "too large": (413, {"data": b" " * 2_000_000}),
+    "unreachable": (502, asking("[[close=before]]", user="me")),
+    "overloaded": (502, asking("[[status=429,code=3040]]")),
+    "rate limited": (502, asking("[[status=429,retry_after=7]]")),
+    "the free allowance": (502, asking("[[status=429,code=3036]]")),
+    "the provider's 401": (502, asking("[[status=401]]")),
+    "the provider's 404": (502, asking("[[status=404]]", stream=True)),
+    "a withdrawn model": (502, asking("[[status=410,code=5028]]")),
+    "garbage": (502, asking("[[garbage]]")),
+    "a redirect": (502, asking("[[redirect=302]]")),
+    **{method: (405, {"method": method}) for method in ("GET", "PUT", "OPTIONS", "TRACE", "BREW")},
+}
+
+
+def check(response: TestResponse, status: int) -> None:
+    """The answer is one that the document has."""
+    assert response.status_code == status
+    documented = resolved(OPERATION["responses"][str(status)])
+    for name, reference in documented["headers"].items():
+        header = resolved(reference)
+        value: str | int | None = response.headers.get(name)
+        assert value is not None or not header.get("required"), name
+        if value is not None:
+            value = int(value) if header["schema"].get("type") == "integer" else value
+            validator(header["schema"]).validate(value)
+    ours = {name for name in COMPONENTS["headers"] if name in response.headers}
+    assert ours <= documented["headers"].keys()
+    assert response.mimetype in documented["content"]
+    if response.mimetype == "application/json":
+        validator(documented["content"]["application/json"]["schema"]).validate(response.json)
+    else:
+        for event in response.get_data(as_text=True).removesuffix("\n\n").split("\n\n"):
+            check_event(event.removeprefix("data: "))
+
+
+def check_event(data: str) -> None:
+    schema_of("Event").validate({"data": data})
+    if data != "[DONE]":
+        (content,) = COMPONENTS["schemas"]["Event"]["properties"]["data"]["anyOf"][1:]
+        validator(content["contentSchema"]).validate(json.loads(data))
+
+
+@pytest.mark.parametrize(("status", "asked"), REQUESTS.values(), ids=REQUESTS)
+def test_each_answer_is_documented(env: dict[str, str], status: int, asked: dict[str, Any]) -> None:
+    client = create_app(env | {"MAX_REQUEST_BYTES": "1000000"}).test_client()
+    check(client.open(**{"method": "POST", "path": "/", "headers": BEARER} | asked), status)
+
+
+@pytest.mark.parametrize("provider", ["workers-ai", "openai"])
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_each_answer_to_a_sample_is_documented(
+    emulator: Emulator, provider: str, sample: str
+) -> None:
+    """Whatever a provider really sent."""
+    client = create_app(serving.settings(emulator.url, provider)).test_client()
+    stream = sample.endswith(".sse")
+    response = client.post("/", headers=BEARER, **asking(f"[[sample={sample}]]", stream=stream))
+    assert response.status_code in {200, 400, 502}
+    check(response, response.status_code)
+
+
+@pytest.mark.parametrize("variable", ["WORKER_ACCESS_KEY", "LLAMA_PROVIDER_API_KEY"])
+def test_a_misconfigured_proxys_answer_is_documented(env: dict[str, str], variable: str) -> None:
+    client = create_app(env | {variable: ""}).test_client()
+    check(client.post("/", headers=BEARER, **asking()), 500)
+
+
+SCHEMA_ACCEPTS: dict[str, tuple[bool, Any]] = {
+    "the least": (True, {}),
+    "null is not given": (True, dict.fromkeys(PARAMETERS - {"messages"})),
+    "anything else": (True, {"user": "me", "store": None}),
+    "n": (False, {"n": 2}),
+    "no tokens": (False, {"max_tokens": 0}),
+    "true is no number": (False, {"temperature": True}),
+    "a stop that is none": (False, {"stop": [1]}),
+    "tools that are none": (False, {"tools": ["f"]}),
+    "no messages": (False, {"messages": []}),
+    "content is null": (False, {"messages": [{"role": "user", "content": None}]}),
+    "no content": (False, {"messages": [{"role": "user", "tool_calls": []}]}),
+    "null beside a call": (True, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}),
+    "parts": (True, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+    "no parts": (False, {"messages": [{"role": "user", "content": []}]}),
+    "a text without text": (False, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+}
+
+
+@pytest.mark.parametrize(("fits", "fields"), SCHEMA_ACCEPTS.values(), ids=SCHEMA_ACCEPTS)
+def test_the_request_that_is_documented_is_the_one_that_is_accepted(
+    fits: bool, fields: dict[str, Any]
+) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    assert schema_of("ChatRequest").is_valid(body) is fits
+    try:
+        ChatRequest.from_json(json.dumps(body).encode(), ["m"], id="chatcmpl-1", created=1)
+    except errors.CallerError:
+        assert not fits
+    else:
+        assert fits
+
+
+# --- whatever is sent ---------------------------------------------------------------------------
+
+
+def api() -> schemathesis.BaseSchema:
+    """The document, with the model that is configured: its name is each deployment's own."""
+    document = copy.deepcopy(DOCUMENT)
+    request = document["components"]["schemas"]["ChatRequest"]
+    request["properties"]["model"] = {"enum": [MODEL, None]}
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.generation.update(
+        modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE], deterministic=True
+    )
+    schema.hook("map_body")(without_whole_floats)
+    return schema
+
+
+def without_whole_floats(_context: schemathesis.HookContext, body: Any) -> Any:
+    """1.0 is whole in JSON Schema; here, as at OpenAI, it is not."""
+    if not isinstance(body, dict):
+        return body
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in body.items()
+    }
+
+
+API = api()
+CHECKS = schemathesis.checks.CHECKS.get_all()
+
+
+def conforms(case: schemathesis.Case, proxy: Server) -> None:
+    """Send it, and put every check to the answer."""
+    response = case.call(base_url=proxy.url, headers=BEARER)
+    checks = CHECKS
+    if b"provider_rejected_input" in response.content:
+        checks = [check for check in CHECKS if check is not positive_data_acceptance]
+    case.validate_response(response, checks=checks, headers=BEARER)
+
+
+@API.include(path="/").parametrize()
+@settings(derandomize=True, max_examples=30, deadline=None, database=None)
+def test_schemathesis(case: schemathesis.Case, running_proxy: Server) -> None:
+    """Valid and invalid requests that it makes of the document; all its checks are on.
+
+    Three have nothing to look at: use_after_free and ensure_resource_availability need a resource
+    to make and delete, object_level_authorization a second user's. Where the provider's verdict is
+    that a request cannot work (a tool without a name), positive_data_acceptance is left out: the
+    document says what this proxy accepts, not what a model does.
+    """
+    conforms(case, running_proxy)

@@ -1,0 +1,171 @@
+"""More than is good: many at once, clients that only hold a place, and no descriptors left."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import (
+    SLACK,
+    Play,
+    Traffic,
+    Wire,
+    answer_to,
+    deaf,
+    descriptors,
+    emulator_process,
+    many_descriptors,
+    memory,
+    opened,
+    outcome,
+    outcome_of,
+    post,
+    read_all,
+    workers,
+)
+from serving import Server, wait_until
+
+EACH = 200  # connections of each kind
+SPARE = 5  # descriptors: the provider's connections that are kept
+GROWTH = 40  # MiB
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with (
+        many_descriptors(),
+        emulator_process(tmp_path_factory.mktemp("emulator") / "log") as emulator,
+    ):
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def running(serve: Serve, provider: Server) -> Iterator[Server]:
+    with serve(serving.settings(provider.url, LLAMA_PROVIDER_TOTAL_TIMEOUT="60")) as server:
+        for stream in (False, True):
+            answer_to(server, post("Hi", stream=stream))
+        yield server
+
+
+def test_five_hundred_slow_requests_at_once(running: Server) -> None:
+    """One worker has them all in hand: together they take little longer than one."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        connections = opened(running, post("[[wait=2]]"), 250, stack)
+        connections += opened(running, post("[[wait=2]]", stream=True), 250, stack)
+        outcomes = [outcome_of(received) for received in read_all(connections)]
+    seconds = time.monotonic() - started
+    print(f"all answered after {seconds:.2f} s")
+    assert outcomes == ["done"] * 500
+    assert seconds < 2 + 4 * SLACK  # one after the other would take 1000
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def pour(head: bytes, block: bytes) -> Play:
+    """As fast as it is read, for longer than anyone should listen."""
+
+    def steps() -> Iterator[bytes]:
+        end = time.monotonic() + 3 * SLACK
+        yield head
+        while time.monotonic() < end:
+            yield block
+
+    return steps
+
+
+POURS = {
+    "events": pour(STREAM, b'19\r\ndata: {"response":"Hi"}\n\n\r\n' * 100),
+    "comments": pour(STREAM, b"2\r\n:\n\r\n" * 400),
+}
+HELLO = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"result":{"response":"Hi"}}'
+
+
+def test_a_provider_that_pours_has_not_the_worker_to_itself(serve: Serve) -> None:
+    """What comes as fast as it can be read ends at its deadline too, and others are served
+    meanwhile."""
+    limits = {f"LLAMA_PROVIDER_{name}": "2" for name in ("TIMEOUT", "TOTAL_TIMEOUT")}
+    with (
+        Wire({**POURS, "Hi": lambda: [HELLO]}) as wire,
+        serve(serving.settings(wire.url, **limits)) as server,
+        ExitStack() as stack,
+    ):
+        started = time.monotonic()
+        connections = [opened(server, post(name, stream=True), 1, stack)[0] for name in POURS]
+        wait_until(lambda: len(wire.requests) == len(POURS))
+        with Traffic(server, threads=2) as traffic:
+            outcomes = [outcome_of(received) for received in read_all(connections)]
+            seconds = time.monotonic() - started
+        print(f"over after {seconds:.2f} s; normal p99 {traffic.slowest(0.99):.3f} s")
+        assert outcomes == ["provider_timeout"] * len(POURS)
+        assert seconds < 2 + SLACK
+        assert set(traffic.outcomes) == {"done"}
+        assert traffic.slowest(0.99) < SLACK
+
+
+def test_clients_that_hold_a_place_cost_others_nothing(serve: Serve, provider: Server) -> None:
+    """A thousand of five kinds; afterwards the worker holds what it held before.
+
+    (Connections to the provider are kept, unless it says otherwise: so it does here.)
+    """
+    request = post("[[framing=close]] Hi")
+    held = {
+        "idle": b"",
+        "half-sent": request[:60],
+        "body-less": request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n",
+        "lingering": request,  # it says "Connection: close", and the client does not
+    }
+    with serve(serving.settings(provider.url)) as server, ExitStack() as stack:
+        (worker,) = workers(server)
+        with Traffic(server) as traffic:
+            wait_until(lambda: len(traffic.outcomes) > 20)
+        before, memory_before = descriptors(worker), memory(worker)
+        most = 0
+        with Traffic(server) as traffic:
+            for _ in range(40):
+                for sent in held.values():
+                    opened(server, sent, EACH // 40, stack)
+                for _ in range(EACH // 40):
+                    sent = post("[[huge=100000,framing=close]]")
+                    stack.enter_context(deaf(server)).sendall(sent)
+                most = max(most, descriptors(worker))
+                time.sleep(0.1)
+            for _ in range(10):
+                most = max(most, descriptors(worker))
+                time.sleep(0.1)
+        print(f"p99 {traffic.slowest(0.99):.3f} s of {len(traffic.seconds)}, {most} descriptors")
+        assert set(traffic.outcomes) == {"done"}
+        assert traffic.slowest(0.99) < SLACK
+        assert most > 2 * EACH
+        stack.close()  # those that were closed here are still open there until it looks
+        wait_until(lambda: abs(descriptors(worker) - before) <= SPARE)
+        print(f"memory {memory_before:.1f} MiB before, {memory(worker):.1f} after")
+        assert memory(worker) < memory_before + GROWTH
+        assert workers(server) == [worker]
+
+
+@pytest.mark.parametrize("held", [b"", post("Hi")[:-9]], ids=["idle", "body-less"])
+def test_without_descriptors_it_recovers(tmp_path: Path, env: dict[str, str], held: bytes) -> None:
+    """64 of them, and 100 connections: some wait, or are told, and none brings the worker down."""
+    port = serving.free_port()
+    command = ["sh", "-c", 'ulimit -n 64 && exec "$0" -m gunicorn app:app', sys.executable]
+    env = {**env, "PORT": str(port), "WEB_CONCURRENCY": "1"}
+    with serving.started(command, port, env, tmp_path / "log") as server:
+        (worker,) = workers(server)
+        before = descriptors(worker)
+        with ExitStack() as stack:
+            opened(server, held, 100, stack)
+            wait_until(lambda: descriptors(worker) >= 60)
+        started = time.monotonic()
+        assert outcome(answer_to(server, post("Hi"))) == "done"
+        print(f"recovered after {time.monotonic() - started:.2f} s")
+        wait_until(lambda: abs(descriptors(worker) - before) <= SPARE)
+        assert workers(server) == [worker]
+    assert server.process.returncode == 0
+    assert server.log.count("Booting worker") == 1
+    assert env["LLAMA_PROVIDER_API_KEY"] not in server.log
