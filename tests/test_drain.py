@@ -5,7 +5,6 @@ import signal
 import time
 from contextlib import ExitStack
 
-import pytest
 import serving
 from conftest import Serve
 from crowd import (
@@ -92,9 +91,13 @@ def test_a_killed_worker_costs_its_own_streams_only(serve: Serve, emulator: Emul
         one, other = workers(server)
         wait_until(lambda: min(descriptors(one), descriptors(other)) > 5)
         answer_to(server, post("Hi"))
-        sent = post("[[gap=0.3,words=8]]", stream=True)
-        connections = opened(server, sent, 40, stack)
-        heads = [read_until(connection, FIRST_WORD) for connection in connections]
+        held = descriptors(one), descriptors(other)
+        sent = post("[[gap=0.3,words=10]]", stream=True)
+        connections, heads = [], []
+        while descriptors(one) < held[0] + 4 or descriptors(other) < held[1] + 4:
+            assert len(connections) < 500, "all went to one of the two"
+            connections += opened(server, sent, 10, stack)
+            heads += [read_until(connection, FIRST_WORD) for connection in connections[-10:]]
         os.kill(one, signal.SIGKILL)
         rest = read_all(connections)
         outcomes = [outcome_of(h + r) for h, r in zip(heads, rest, strict=True)]
@@ -104,9 +107,8 @@ def test_a_killed_worker_costs_its_own_streams_only(serve: Serve, emulator: Emul
         assert outcome(answer_to(server, post("Hi"))) == "done"
     torn = len([found for found in outcomes if found.startswith("torn")])
     print(f"{torn} torn, {outcomes.count('done')} done")
-    assert torn + outcomes.count("done") == 40
-    if torn == 40:
-        pytest.skip("the kernel gave all streams to one worker")
+    assert torn > 0
+    assert outcomes.count("done") == len(outcomes) - torn > 0
 
 
 WHOLE = b'{"result":{"response":"Hi"}}'

@@ -148,3 +148,11 @@ def test_a_call_that_is_over_is_watched_no_more(ends: Ends) -> None:
         other.provider = ends.our_provider
         ends.our_provider.recv(1)
     assert call.reason() is None
+
+
+def test_what_was_ended_before_is_not_begun() -> None:
+    """The client left while it sent its body: nothing goes to the provider, and costs nothing."""
+    call = Call(Timeouts(), None)
+    call.look(time.monotonic(), client_left=True)
+    with pytest.raises(ClientGone):
+        call.begin()
