@@ -21,7 +21,7 @@ from gevent import monkey
 from proxy.errors import ClientGone, OperatorError, ProviderError
 
 INTERVAL = 0.25  # seconds between two looks
-SLICE = 0.01  # seconds that one call may go on while others could
+SLICE = 0.001  # seconds that one call may go on while others could
 CLIENT_TIMEOUT = 60.0  # seconds for a client to send its body, and to read each piece of an answer
 
 
