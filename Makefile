@@ -4,7 +4,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	command -v $(name) >/dev/null && $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && echo $(name))))
 BIN := .venv/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# No resolving: the lists are whole, and pip's resolver looks past a pin where an extra is asked for
+# (coverage[toml]), so a new release on the index would break a fresh clone.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 UV := uv==0.13.9
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
@@ -43,10 +45,10 @@ soak: .venv/run.done
 audit: .venv/python.done
 	@rm -rf .venv/runtime .venv/audit
 	@$(BIN)/python -m venv .venv/runtime
-	@.venv/runtime/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@.venv/runtime/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
 	@! find .venv/runtime -name '*.pth' ! -name distutils-precedence.pth | grep . || { echo 'A .pth file that should not be there.' >&2; exit 1; }
 	@echo "requirements.txt: $$(.venv/runtime/bin/python -m pip list --disable-pip-version-check --format=freeze | grep -vcE '^(pip|setuptools)=') packages, no stray .pth file"
-	@$(BIN)/python -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.txt \
+	@$(BIN)/python -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-audit.txt \
 		&& .venv/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off --timeout 10 -r requirements.txt \
 		|| echo 'pip-audit: see above; a report, no gate'
 
@@ -72,7 +74,7 @@ clean:
 .venv-clients/done: requirements-clients.txt | .venv/python.done
 	@echo 'Installing what requirements-clients.txt lists into .venv-clients ...'
 	@$(BIN)/python -m venv .venv-clients
-	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
 tests/clients/node_modules/done: tests/clients/package-lock.json
