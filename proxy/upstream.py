@@ -4,9 +4,11 @@ requests' adapter is used without its Session: so there are no redirects, no coo
 no proxy or CA variables of the environment to be switched off, and no time spent on them.
 """
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from http.client import HTTPResponse
 from typing import Any
 
 import requests
@@ -118,9 +120,38 @@ def _translated(call: Call) -> Iterator[None]:
 _call: ContextVar[Call] = ContextVar("call")  # requests passes nothing on to its connections
 
 
+class _GivingWay(io.RawIOBase):
+    """A provider's bytes, with a pause where it makes none: http.client reads interim answers and
+    trailers in a loop of its own, without end where they have none."""
+
+    def __init__(self, raw: Any, call: Call) -> None:
+        super().__init__()
+        self._raw = raw
+        self._call = call
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._call.give_way()
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp = io.BufferedReader(_GivingWay(self.fp.detach(), _call.get()))
+
+
 class _Watched:
     """A connection that tells its call of its socket, and when the request leaves."""
 
+    response_class: Any = _Response
     sock: Any
     owner: Call | None = None
 

@@ -79,9 +79,12 @@ def pour(head: bytes, block: bytes) -> Play:
     return steps
 
 
+EVENT = b'19\r\ndata: {"response":"Hi"}\n\n\r\n'
 POURS = {
-    "events": pour(STREAM, b'19\r\ndata: {"response":"Hi"}\n\n\r\n' * 100),
+    "events": pour(STREAM, EVENT * 100),
     "comments": pour(STREAM, b"2\r\n:\n\r\n" * 400),
+    "interim answers": pour(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+    "trailers": pour(STREAM + EVENT + b"0\r\n", b"X: y\r\n" * 400),
 }
 HELLO = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"result":{"response":"Hi"}}'
 
