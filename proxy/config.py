@@ -1,55 +1,92 @@
 """The settings: read once from a mapping, each checked; README.md has their table."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.util import find_spec
+from typing import ClassVar
 
-from proxy import auth
-from proxy.providers import Provider
-from proxy.providers.openai_compatible import OpenAICompatible
-from proxy.providers.workers_ai import WorkersAI
+from proxy import environ
+from proxy.auth import Keys
+from proxy.providers import Provider, table
 from proxy.settings import Problem, Settings
 from proxy.watch import Timeouts
 
-
-class _Kind(NamedTuple):
-    """How a provider is configured; an empty default means that the setting is required."""
-
-    make: Callable[[str, str, Mapping[str, str]], Provider]
-    base_url: str = ""
-    models: str = ""
-    key_names: tuple[str, ...] = ("LLAMA_PROVIDER_API_KEY",)
-    needs_key: bool = False
-    model: str = "[!-~]+"  # what its names for models look like
-
-
-PROVIDERS = {
-    "workers-ai": _Kind(
-        WorkersAI,
-        base_url="https://api.cloudflare.com/client/v4/accounts/{account}/ai/run",
-        models="@cf/meta/llama-3.1-8b-instruct-fast",
-        key_names=("LLAMA_PROVIDER_API_KEY", "CLOUDFLARE_API_TOKEN"),
-        needs_key=True,
-        # It goes into the path: no segment may begin with a dot, or `..` would leave /ai/run.
-        model="@?[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*",
-    ),
-    "openai": _Kind(OpenAICompatible),
-}
-
-
+NAMES = frozenset(
+    {
+        *("WORKER_ACCESS_KEY", "WORKER_ACCESS_KEYS"),
+        *("LLAMA_PROVIDER", "LLAMA_PROVIDER_API_KEY", "CLOUDFLARE_API_TOKEN"),
+        *("CLOUDFLARE_ACCOUNT_ID", "LLAMA_PROVIDER_BASE_URL", "LLAMA_PROVIDER_MODELS"),
+        *("LLAMA_PROVIDER_TIMEOUT", "LLAMA_PROVIDER_IDLE_TIMEOUT", "LLAMA_PROVIDER_TOTAL_TIMEOUT"),
+        *("MAX_REQUEST_BYTES", "RATE_LIMIT", "RATE_LIMIT_STORAGE"),
+        *("PORT", "WEB_CONCURRENCY", "GRACEFUL_TIMEOUT", "LOG_LEVEL"),
+    }
+)
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@dataclass(frozen=True)
+class Server:
+    """What gunicorn runs with."""
+
+    VARIABLES: ClassVar = ("PORT", "WEB_CONCURRENCY", "GRACEFUL_TIMEOUT")
+
+    port: int
+    everywhere: bool  # on all addresses: a platform that sets PORT calls from outside
+    workers: int
+    graceful_timeout: int  # seconds for open answers after SIGTERM
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Server":
+        return cls(
+            port=settings.whole("PORT", 8000, most=65535),
+            everywhere=bool(settings.text("PORT")),
+            workers=settings.whole("WEB_CONCURRENCY", min(environ.cores(), 4), most=64),
+            graceful_timeout=settings.whole("GRACEFUL_TIMEOUT", 25, most=86400),
+        )
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """How many requests each key may make, such as 60/minute, and where they are counted."""
+
+    rate: str
+    storage: str = field(repr=False)  # a URL, which may hold a password
+
+    @classmethod
+    def from_settings(cls, settings: Settings, workers: int) -> "RateLimit | None":
+        """None where there is no limit, or a wrong one. `workers`: the processes that count."""
+        rate, storage = settings.text("RATE_LIMIT"), settings.text("RATE_LIMIT_STORAGE")
+        if not rate:
+            if storage:
+                settings.doubtful("RATE_LIMIT_STORAGE", "means nothing without RATE_LIMIT")
+            return None
+        before = len(settings.problems)
+        if not re.fullmatch("[1-9][0-9]{0,8}/(second|minute|hour|day)", rate):
+            settings.wrong("RATE_LIMIT", "must be like 60/minute (second, minute, hour or day)")
+        if not re.fullmatch("(rediss?://[!-~]+)?", storage):
+            settings.wrong("RATE_LIMIT_STORAGE", "must be redis://host:port/number, or rediss://")
+        if not find_spec("flask_limiter") or not find_spec("redis"):
+            tells = "needs more packages: pip install --no-deps -r requirements-limits.txt"
+            settings.wrong("RATE_LIMIT", tells)
+        if not storage and workers > 1:
+            tells = f"each of the {workers} workers counts alone, so up to {workers} times as much"
+            tells += " passes; set RATE_LIMIT_STORAGE to count together"
+            settings.doubtful("RATE_LIMIT", tells)
+        return cls(rate, storage or "memory://") if len(settings.problems) == before else None
 
 
 @dataclass(frozen=True)
 class Config:
     """What the proxy runs on. With problems it answers 500 until they are mended."""
 
-    keys: auth.Keys
+    keys: Keys
     provider: Provider | None
     timeouts: Timeouts
     max_request_bytes: int
+    rate_limit: RateLimit | None
+    server: Server
     log_level: str
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
@@ -57,132 +94,30 @@ class Config:
     @classmethod
     def from_env(cls, env: Mapping[str, str], problems: Iterable[Problem] = ()) -> "Config":
         """Total: whatever the mapping holds, the outcome is a Config. `problems`: known already."""
-        settings = _Settings(env)
-        keys = settings.keys()
-        settings.problems += problems
-        if settings.text("RATE_LIMIT"):  # it must not look as if there were a limit
-            settings.wrong("RATE_LIMIT", "this version has none; limit rates in front of it")
+        settings = Settings(env, problems)
+        keys = Keys.from_settings(settings)
+        server = Server.from_settings(settings)
         return cls(
             keys=keys,
-            provider=settings.provider(keys),
+            provider=table.from_settings(settings, keys),
             timeouts=Timeouts(
                 settings.number("LLAMA_PROVIDER_TIMEOUT", Timeouts().first_byte),
                 settings.number("LLAMA_PROVIDER_IDLE_TIMEOUT", Timeouts().idle),
                 settings.number("LLAMA_PROVIDER_TOTAL_TIMEOUT", Timeouts().total),
             ),
-            max_request_bytes=int(
-                settings.number("MAX_REQUEST_BYTES", 10 * 1024**2, most=1024**3, whole=True)
-            ),
+            max_request_bytes=settings.whole("MAX_REQUEST_BYTES", 10 * 1024**2, most=1024**3),
+            rate_limit=RateLimit.from_settings(settings, server.workers),
+            server=server,
             log_level=settings.choice("LOG_LEVEL", LOG_LEVELS, "info"),
             problems=tuple(settings.problems),
-            warnings=tuple(settings.warnings),
+            warnings=(*settings.warnings, *_misspelt(env)),
         )
 
 
-class _Settings(Settings):
-    """Each setting, or group of them, that needs more than one rule."""
-
-    def keys(self) -> auth.Keys:
-        digests: dict[str, bytes] = {}
-        if master := self.secret("WORKER_ACCESS_KEY"):
-            digests[auth.MASTER] = auth.digest(master)
-        for entry in self.text("WORKER_ACCESS_KEYS").split(","):
-            if entry.strip():
-                self.named_key(entry.strip(), digests)
-        if not digests and not self.problems:
-            self.wrong("WORKER_ACCESS_KEY", "no key is set, so nobody can be let in")
-        return auth.Keys(digests)
-
-    def named_key(self, entry: str, digests: dict[str, bytes]) -> None:
-        name, _, key = entry.partition(":")
-        variable = "WORKER_ACCESS_KEYS"
-        if not re.fullmatch("[A-Za-z0-9._-]{1,64}", name) or not key:
-            self.wrong(variable, "must be name:key or name:sha256:hex, separated by commas")
-        elif name == auth.MASTER or name in digests:
-            self.wrong(variable, "each name may be there once, and 'master' is reserved")
-        elif key.startswith("sha256:"):
-            if re.fullmatch("sha256:[0-9A-Fa-f]{64}", key):
-                digests[name] = bytes.fromhex(key.removeprefix("sha256:"))
-            else:
-                self.wrong(variable, "a sha256: digest must have 64 hexadecimal digits")
-        elif self.is_sendable(variable, key):
-            digests[name] = auth.digest(key)
-
-    def secret(self, name: str) -> str:
-        """Letter for letter; blank is not set."""
-        key = self.env.get(name, "")
-        return key if key.strip() and self.is_sendable(name, key) else ""
-
-    def is_sendable(self, variable: str, key: str) -> bool:
-        if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
-            self.wrong(variable, "a key must be printable ASCII without blanks at its ends")
-            return False
-        if len(key) < 16 or re.search("your|change|example|placeholder|secret|xxx", key.lower()):
-            self.doubtful(variable, "a key looks short, or like a placeholder; make a strong one")
-        return True
-
-    def provider(self, keys: auth.Keys) -> Provider | None:
-        before = len(self.problems)
-        kind = PROVIDERS[self.choice("LLAMA_PROVIDER", PROVIDERS, "workers-ai")]
-        if len(self.problems) > before:
-            return None
-        key, base_url, models = self.provider_key(kind), self.base_url(kind), self.models(kind)
-        if keys.owner(f"Bearer {key}"):
-            tells = "is a key of tier 1 too: whoever calls could use the provider without the proxy"
-            self.doubtful(kind.key_names[0], tells)
-        return kind.make(base_url, key, models) if len(self.problems) == before else None
-
-    def provider_key(self, kind: _Kind) -> str:
-        variable = next((name for name in kind.key_names if self.text(name)), kind.key_names[0])
-        key = self.secret(variable)
-        if kind.needs_key and not self.text(variable):
-            self.wrong(variable, "the provider's API key is not set")
-        return key
-
-    def base_url(self, kind: _Kind) -> str:
-        variable = "LLAMA_PROVIDER_BASE_URL"
-        url = self.text(variable, kind.base_url).rstrip("/")
-        if "{account}" in url:
-            account = self.text("CLOUDFLARE_ACCOUNT_ID")
-            if not re.fullmatch("[A-Za-z0-9-]+", account):
-                tells = "must be letters, digits and hyphens" if account else "is not set"
-                self.wrong("CLOUDFLARE_ACCOUNT_ID", tells)
-                return ""
-            url = url.replace("{account}", account)
-        if not url:
-            self.wrong(variable, "is not set; this provider has no address of its own")
-        elif not _is_plain_url(url):
-            self.wrong(variable, "must be http(s)://host/path, without user, query or fragment")
-        elif urlsplit(url).scheme == "http" and not _is_loopback(url):
-            self.doubtful(variable, "http sends the key in clear; use https")
-        return url
-
-    def models(self, kind: _Kind) -> Mapping[str, str]:
-        variable = "LLAMA_PROVIDER_MODELS"
-        models: dict[str, str] = {}
-        entries = [entry.strip() for entry in self.text(variable, kind.models).split(",")]
-        for entry in filter(None, entries):
-            public, _, name = (part.strip() for part in entry.rpartition("="))
-            if not re.fullmatch(kind.model, name) or not re.fullmatch("[!-~]*", public):
-                self.wrong(variable, "must be names, or public=name, separated by commas")
-            elif (public or name) in models:
-                self.wrong(variable, "each public name may be there once")
-            models[public or name] = name
-        if not models:
-            self.wrong(variable, "is not set; name at least one model")
-        return models
-
-
-def _is_plain_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        odd = parts.username or parts.password or "?" in url or "#" in url or parts.port == 0
-    except ValueError:  # a port that is no number, a broken IPv6 address
-        return False
-    clean = re.fullmatch("[!-~]+", url) and "\\" not in url and "/.." not in parts.path
-    return bool(parts.scheme in ("http", "https") and parts.hostname and clean and not odd)
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return re.fullmatch(r"localhost|::1|127(\.[0-9]{1,3}){3}", host) is not None
+def _misspelt(env: Iterable[str]) -> Iterator[Problem]:
+    """Names that are none of ours, and near to one of them."""
+    for name in sorted(set(env) - NAMES):
+        ours = name.startswith(("WORKER_ACCESS", "LLAMA_PROVIDER", "RATE_LIMIT"))
+        near = get_close_matches(name.upper(), NAMES, n=1, cutoff=0.6 if ours else 0.8)
+        if near and re.fullmatch("[A-Za-z0-9_]{8,64}", name):
+            yield Problem(name, f"is no setting of this proxy; did you mean {near[0]}?")

@@ -34,3 +34,10 @@ def read() -> tuple[Mapping[str, str], list[Problem]]:
         if line.error
     ]
     return {**in_file, **os.environ}, problems
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -18,9 +18,9 @@ class Problem(NamedTuple):
 class Settings:
     """A mapping of names to text, such as the environment; blank is not set."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
         self.env = env
-        self.problems: list[Problem] = []
+        self.problems = [*problems]
         self.warnings: list[Problem] = []
 
     def wrong(self, variable: str, text: str) -> None:
@@ -52,3 +52,21 @@ class Settings:
             self.wrong(name, f"must be {kind} over 0, at most {most}")
             return default
         return number
+
+    def whole(self, name: str, default: int, *, most: int) -> int:
+        """A whole number over 0."""
+        return int(self.number(name, default, most=most, whole=True))
+
+    def secret(self, name: str) -> str:
+        """A key, letter for letter; blank is not set."""
+        key = self.env.get(name, "")
+        return key if key.strip() and self.is_sendable(name, key) else ""
+
+    def is_sendable(self, variable: str, key: str) -> bool:
+        """Whether HTTP can carry the key as it is."""
+        if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
+            self.wrong(variable, "a key must be printable ASCII without blanks at its ends")
+            return False
+        if len(key) < 16 or re.search("your|change|example|placeholder|secret|xxx", key.lower()):
+            self.doubtful(variable, "a key looks short, or like a placeholder; make a strong one")
+        return True

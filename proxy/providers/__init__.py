@@ -41,6 +41,14 @@ class Provider(Protocol):
     """One way to speak to a model. Configured once, then shared by all requests."""
 
     @property
+    def name(self) -> str:
+        """What LLAMA_PROVIDER calls it."""
+
+    @property
+    def key(self) -> str:
+        """Tier 2; empty where none is sent."""
+
+    @property
     def models(self) -> Collection[str]:
         """The public names, the default first."""
 

@@ -25,6 +25,7 @@ class OpenAICompatible:
     key: str = field(repr=False)  # empty: none is sent, as a local server has it
     models: Mapping[str, str]  # public name -> the API's name
 
+    name: ClassVar[str] = "openai"
     request_id_header: ClassVar[str] = "x-request-id"
     token_limit: ClassVar[None] = None
 

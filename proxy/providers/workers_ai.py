@@ -38,6 +38,7 @@ class WorkersAI:
     key: str = field(repr=False)
     models: Mapping[str, str]  # public name -> Workers AI's name, which goes into the path
 
+    name: ClassVar[str] = "workers-ai"
     request_id_header: ClassVar[str] = "cf-ai-req-id"
     token_limit: ClassVar[int] = 256  # its default for max_tokens since 2025-02-21
 
