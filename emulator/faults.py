@@ -50,6 +50,7 @@ class Answer:
     words: list[bytes]
     opening: list[bytes] = field(default_factory=list)
     closing: list[bytes] = field(default_factory=list)
+    usage: Json | None = None  # the tokens that it tells of, once it was sent to its end
 
     @property
     def streamed(self) -> bool:
@@ -97,15 +98,17 @@ def json_answer(status: int, payload: Json, headers: dict[str, str]) -> Answer:
 
 
 def _plain(asked: Asked) -> Answer:
-    completion = asked.complete(reply_to(asked.body, asked.said, asked.faults.words))
+    reply = reply_to(asked.body, asked.said, asked.faults.words)
+    completion = asked.complete(reply)
     headers = asked.dialect.headers(asked.ident)
     if not asked.streamed:
-        return json_answer(200, completion.whole, headers)
+        return replace(json_answer(200, completion.whole, headers), usage=reply.usage)
     opening, words, closing = (
         [_event(chunk) for chunk in chunks]
         for chunks in (completion.opening, completion.words, completion.closing)
     )
-    return Answer(200, "text/event-stream", headers, words, opening, [*closing, _DONE])
+    closing.append(_DONE)
+    return Answer(200, "text/event-stream", headers, words, opening, closing, reply.usage)
 
 
 def _redirect(asked: Asked) -> Answer:

@@ -38,7 +38,7 @@ class Received:
     """One request as it came; header names are in lower case.
 
     `gone` is set when the client closed the connection before the answer was finished,
-    `done` when the answer was sent to its end.
+    `done` when the answer was sent to its end; `usage` is what it told of tokens by then.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Received:
     body: bytes
     gone: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
+    usage: Json | None = None
 
     @property
     def json(self) -> Any:
@@ -163,7 +164,9 @@ def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
     if isinstance(asked, Answer):
         return script(asked, Faults())
     try:
-        return script(answer(asked), asked.faults, emulator.gap)
+        said = answer(asked)
+        received.usage = said.usage
+        return script(said, asked.faults, emulator.gap)
     except (AttributeError, LookupError, TypeError) as error:  # a shape no provider would take
         payload = asked.dialect.error(400, None, f"Bad input: {error!r}", asked.ident)
     except WrongDirectiveError as error:
