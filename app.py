@@ -1,14 +1,11 @@
 """The parts joined: `gunicorn app:app` and `flask run` serve what is here."""
 
-import logging
 from collections.abc import Mapping
 
 from flask import Flask
-from flask.logging import default_handler
 
-from proxy import environ
+from proxy import environ, health, request_log, routes
 from proxy.config import Config
-from proxy.routes import Proxy, blueprint
 from proxy.upstream import Upstream
 
 
@@ -18,17 +15,20 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     Settings that make no sense are logged, a line each, and answered with 500 until mended.
     """
     config = Config.from_env(*(environ.read() if env is None else (env, ())))
+    request_log.start(config.log_level)
+    for problem in config.problems:
+        request_log.logger.error("%s", problem)
+    for warning in config.warnings:
+        request_log.logger.warning("%s", warning)
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
-    app.extensions["proxy"] = Proxy(config, Upstream())
-    app.register_blueprint(blueprint)
-    logger = logging.getLogger("proxy")
-    logger.addHandler(default_handler)
-    logger.setLevel(config.log_level.upper())
-    for problem in config.problems:
-        logger.error("%s", problem)
-    for warning in config.warnings:
-        logger.warning("%s", warning)
+    proxy = app.extensions["proxy"] = routes.Proxy(config, Upstream())
+    app.register_blueprint(routes.blueprint)
+    app.register_blueprint(health.blueprint)
+    if config.rate_limit:
+        from proxy import rate_limit  # its packages need not be there where there is no limit
+
+        proxy.count = rate_limit.counter(app, config.rate_limit)
     return app
 
 

@@ -76,14 +76,19 @@ def completion(chat: ChatRequest, part: Part, *, token_limit: int | None) -> JSO
 
 
 def chunks(
-    chat: ChatRequest, parts: Iterable[Part | None], *, token_limit: int | None
+    chat: ChatRequest,
+    parts: Iterable[Part | None],
+    used: usage.OfAnswer,
+    *,
+    token_limit: int | None,
 ) -> Iterator[JSON]:
     """The chunks of a stream in the order that clients need: role, deltas, finish, usage.
 
-    `parts` as the provider says them, None for its [DONE]. Raises ProviderError where there is no
-    answer, or a cut one: the end came, and neither a [DONE] nor a finish_reason before it.
+    `parts` as the provider says them, None for its [DONE]; their usage is added to `used`, asked
+    for or not. Raises ProviderError where there is no answer, or a cut one: the end came, and
+    neither a [DONE] nor a finish_reason before it.
     """
-    told = _Told(chat)
+    told = _Told(chat, used)
     for part in parts:
         if part is None:
             break
@@ -97,25 +102,25 @@ def chunks(
             raise ProviderError("provider_failed", seen="the stream ended early")
     if not told.is_answer:
         raise ProviderError("provider_bad_answer", seen="a stream without an answer")
-    used = told.usage.total()
+    total = used.total()
     if empty := told.calls_without_arguments():
         yield _chunk(chat, {"tool_calls": empty})
-    finish_reason = _finish(chat, told, bool(told.calls), used, token_limit)
+    finish_reason = _finish(chat, told, bool(told.calls), total, token_limit)
     yield _chunk(chat, {}, finish_reason=finish_reason)
     if chat.include_usage:
-        yield {**_head(chat, "chat.completion.chunk"), "choices": [], "usage": used}
+        yield {**_head(chat, "chat.completion.chunk"), "choices": [], "usage": total}
 
 
 class _Told:
     """What a stream has said so far."""
 
-    def __init__(self, chat: ChatRequest) -> None:
+    def __init__(self, chat: ChatRequest, used: usage.OfAnswer) -> None:
         self.chat = chat
         self.is_answer = False
         self.has_choices = False
         self.finish_reason: str | None = None
         self.calls: dict[int, bool] = {}  # those begun, by index, and whether they have arguments
-        self.usage = usage.OfStream()
+        self.used = used
 
     def delta(self, part: Part) -> JSON:
         """What this part adds to the message."""
@@ -123,7 +128,7 @@ class _Told:
         self.has_choices = self.has_choices or part.has_choices
         self.finish_reason = part.finish_reason or self.finish_reason
         if part.usage:
-            self.usage.add(usage.counted(part.usage), is_final=not part.has_choices)
+            self.used.add(usage.counted(part.usage), is_final=not part.has_choices)
         delta = dict(part.extra)
         if part.reasoning:
             delta["reasoning_content"] = part.reasoning

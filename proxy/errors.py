@@ -1,9 +1,9 @@
 """Every way to fail. Each failure knows its status, its headers and its OpenAI error object.
 
     ProxyError
-    ├── CallerError      400, 401, 404, 405, 413   the caller can mend it
-    ├── OperatorError    500                       this proxy is misconfigured, or broke
-    └── ProviderError    502                       the provider failed
+    ├── CallerError      400, 401, 404, 405, 413, 429   the caller can mend it
+    ├── OperatorError    500                            this proxy is misconfigured, or broke
+    └── ProviderError    502                            the provider failed
     ClientGone           no answer: the caller left
 
 The form is OpenAI's, `{"error": {"message", "type", "param", "code"}}`: the SDKs read all four.
@@ -26,6 +26,7 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
         self.headers: dict[str, str] = {}
+        self.notes: dict[str, str] = {}  # for the log only: what was seen, and what to mend
 
     def to_json(self, request_id: str) -> dict[str, Any]:
         """OpenAI's error object; people paste messages, so the request id ends the message."""
@@ -33,41 +34,68 @@ class ProxyError(Exception):
         fields = {"message": message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields}
 
-    def __str__(self) -> str:
-        """What the log says."""
-        return f"{self.status} {self.code}: {self.message}"
-
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-_CALLERS_FAULTS: dict[str, tuple[int, dict[str, str]]] = {
-    "invalid_json": (400, {}),
-    "invalid_messages": (400, {}),
-    "invalid_parameter": (400, {}),
-    "model_not_allowed": (400, {}),
-    "context_length_exceeded": (400, {}),
-    "provider_rejected_input": (400, {}),
-    "invalid_http": (400, {}),
-    "invalid_api_key": (401, {"WWW-Authenticate": "Bearer"}),  # RFC 9110, 15.5.2 demands it
-    "not_found": (404, {}),
-    "method_not_allowed": (405, {"Allow": "POST"}),  # RFC 9110, 15.5.6 demands it
-    "request_too_large": (413, {}),
+_LONGEST_WAIT = 60  # seconds; Node's SDK sleeps through any Retry-After, Python's gives up at 120
+
+
+def _retry_headers(helps: bool, wait: int | None) -> dict[str, str]:
+    """Whether a retry helps, and after how many seconds: both OpenAI SDKs obey these."""
+    helps = helps and (wait is None or wait <= _LONGEST_WAIT)
+    headers = {"X-Should-Retry": "true" if helps else "false"}
+    return headers | ({"Retry-After": str(wait)} if wait else {})
+
+
+_CALLERS_FAULTS = {
+    "invalid_json": 400,
+    "invalid_messages": 400,
+    "invalid_parameter": 400,
+    "model_not_allowed": 400,
+    "context_length_exceeded": 400,
+    "provider_rejected_input": 400,
+    "invalid_http": 400,
+    "invalid_api_key": 401,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_too_large": 413,
+    "rate_limited": 429,
 }
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class CallerError(ProxyError):
     """The request is at fault; the code decides the status."""
 
-    type = "invalid_request_error"
-
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
         super().__init__(code, message, param=param)
-        self.status, headers = _CALLERS_FAULTS[code]
-        self.headers = {**headers}
-        if self.status == 401:
-            self.type = "authentication_error"
+        self.status = _CALLERS_FAULTS[code]
+        self.type = _TYPES.get(self.status, "invalid_request_error")
+
+    @classmethod
+    def no_key(cls) -> "CallerError":
+        """The same for a key that is missing, malformed or unknown."""
+        tells = "A valid key is needed, in the header 'Authorization: Bearer KEY'."
+        error = cls("invalid_api_key", tells)
+        error.headers = {"WWW-Authenticate": "Bearer"}  # RFC 9110, 15.5.2 demands it
+        return error
+
+    @classmethod
+    def method(cls, allowed: str) -> "CallerError":
+        """`allowed`: the methods, such as GET, HEAD."""
+        error = cls("method_not_allowed", f"Only {allowed} is allowed here.")
+        error.headers = {"Allow": allowed}  # RFC 9110, 15.5.6 demands it
+        return error
+
+    @classmethod
+    def rate_limited(cls, wait: int) -> "CallerError":
+        """`wait`: seconds until the key may be used again."""
+        tells = f"This key is over its rate limit; try again in {wait} seconds."
+        error = cls("rate_limited", tells)
+        error.headers = _retry_headers(True, wait)
+        return error
 
 
 class OperatorError(ProxyError):
@@ -78,13 +106,16 @@ class OperatorError(ProxyError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
-        self.headers = {"X-Should-Retry": "false"}
+        self.headers = _retry_headers(False, None)
 
     @classmethod
     def misconfigured(cls, *variables: str) -> "OperatorError":
         """The settings named are missing, or make no sense."""
-        message = f"This proxy is misconfigured; its operator must mend {', '.join(variables)}."
-        return cls("proxy_misconfigured", message)
+        mend = ", ".join(variables)
+        message = f"This proxy is misconfigured; its operator must mend {mend}."
+        error = cls("proxy_misconfigured", message)
+        error.notes = {"mend": mend}
+        return error
 
     @classmethod
     def internal(cls) -> "OperatorError":
@@ -127,8 +158,6 @@ _PROVIDERS_FAULTS = {
     "provider_bad_answer": _Failure("The provider's answer could not be understood."),
 }
 
-_LONGEST_WAIT = 60  # seconds; Node's SDK sleeps through any Retry-After, Python's gives up at 120
-
 
 class ProviderError(ProxyError):
     """Whether a retry helps, and when, is said in headers that both OpenAI SDKs obey."""
@@ -146,13 +175,7 @@ class ProviderError(ProxyError):
     ) -> None:
         failure = _PROVIDERS_FAULTS[code]
         super().__init__(code, failure.message)
-        wait = retry_after or failure.retry_after
-        may_retry = failure.retry if retry is None else retry
-        may_retry = may_retry and (wait is None or wait <= _LONGEST_WAIT)
-        self.headers = {"X-Should-Retry": "true" if may_retry else "false"}
-        if wait:
-            self.headers["Retry-After"] = str(wait)
-        self.notes = [f"seen: {seen}"] * bool(seen) + [f"mend: {failure.mend}"] * bool(failure.mend)
-
-    def __str__(self) -> str:
-        return "; ".join([super().__str__(), *self.notes])
+        helps = failure.retry if retry is None else retry
+        self.headers = _retry_headers(helps, retry_after or failure.retry_after)
+        notes = {"seen": seen, "mend": failure.mend}
+        self.notes = {name: note for name, note in notes.items() if note}

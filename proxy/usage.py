@@ -27,8 +27,8 @@ def _count(value: Any) -> int:
     return max(0, int(value)) if isinstance(value, int | float) else 0
 
 
-class OfStream:
-    """The usage of a stream, from events that tell all of it, all so far, or an increment."""
+class OfAnswer:
+    """The usage of an answer, from events that tell all of it, all so far, or an increment."""
 
     def __init__(self) -> None:
         self.final: JSON | None = None

@@ -12,6 +12,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import strict_json, watch
 from proxy.errors import CallerError, OperatorError, ProxyError
+from proxy.request_log import Entry
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.LimitRequestLine: (414, "URI Too Long"),
@@ -54,8 +55,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if isinstance(exc, errors.ParseException):
             failure = CallerError("invalid_http", "The request is not HTTP as it must be.")
             status, reason = _STATUS.get(type(exc), (400, "Bad Request"))
-        request_id = uuid.uuid4().hex
-        self.log.warning("%s: %s %s", request_id, status, type(exc).__name__)
+        failure.notes = {"raised": type(exc).__name__}
+        entry = Entry(request_id := uuid.uuid4().hex)
+        entry.failed(exc, failure, begun=False)
         body = strict_json.dumps(failure.to_json(request_id))
         headers = {
             "Connection": "close",
@@ -65,7 +67,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             **({"X-Should-Retry": "false"} if status >= 500 else {}),
         }
         lines = [f"HTTP/1.1 {status} {reason}", *map(": ".join, headers.items()), "", ""]
+        entry.answered(status, len(body))
         try:
             client.sendall("\r\n".join(lines).encode("ascii") + body)
         except OSError:
-            self.log.debug("%s: the client has gone", request_id)
+            entry.client_gone()
+        entry.write()

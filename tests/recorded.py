@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy import chat_answer, exchange
+from proxy import chat_answer, exchange, usage
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProxyError
 from proxy.providers import Provider, Refusal
@@ -91,7 +91,7 @@ def streamed(
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
     parts = exchange.parts(provider, asked, _Reply(list(pieces), is_event_stream))
     limit = provider.token_limit and (asked.max_tokens or provider.token_limit)
-    return chat_answer.chunks(asked, parts, token_limit=limit)
+    return chat_answer.chunks(asked, parts, usage.OfAnswer(), token_limit=limit)
 
 
 def as_bytes(body: Any) -> bytes:

@@ -8,6 +8,7 @@ from recorded import Told, chat
 
 from proxy.chat_answer import FINISH_REASONS, Part, ToolCall, chunks, completion
 from proxy.errors import ProviderError
+from proxy.usage import OfAnswer
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 NATIVE: dict[str, Any] = {"has_choices": False}
@@ -24,7 +25,7 @@ def answer(part: Part, *, token_limit: int | None = None) -> dict[str, Any]:
 
 def stream(*parts: Part | None, limit: int | None = None, usage: bool = True) -> list[Any]:
     asked = chat(stream=True, stream_options={"include_usage": usage})
-    return list(chunks(asked, parts, token_limit=limit))
+    return list(chunks(asked, parts, OfAnswer(), token_limit=limit))
 
 
 def told(*parts: Part | None, limit: int | None = None) -> Told:
@@ -289,7 +290,7 @@ def test_the_role_waits_until_something_is_said() -> None:
             read.append(part)
             yield part
 
-    said = chunks(chat(stream=True), parts(), token_limit=None)
+    said = chunks(chat(stream=True), parts(), OfAnswer(), token_limit=None)
     assert not read
     assert next(said) == ROLE
     assert len(read) == 3
@@ -313,7 +314,7 @@ def test_a_cut_stream_has_no_end(parts: list[Part | None], code: str, heard: int
     """Neither [DONE] nor a finish_reason before the end: no finish, no usage, but a failure."""
     got = []
     with pytest.raises(ProviderError) as caught:
-        for said in chunks(chat(stream=True), parts, token_limit=None):
+        for said in chunks(chat(stream=True), parts, OfAnswer(), token_limit=None):
             got.append(said)
     assert caught.value.code == code
     assert len(got) == heard

@@ -16,16 +16,18 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.settings"},
     {"proxy.auth", "proxy.environ", "proxy.usage", "proxy.watch"},
-    {"proxy.chat_request"},
+    {"proxy.chat_request", "proxy.request_log"},
     {"proxy.chat_answer"},
     {"proxy.providers"},
     {"proxy.providers.choices", "proxy.providers.refusals"},
     {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},
+    {"proxy.providers.table"},
     {"proxy.config"},
-    {"proxy.upstream", "proxy.worker"},
-    {"proxy.exchange"},
-    {"proxy.routes"},
-    {"app"},
+    {"proxy.upstream", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.exchange", "proxy.answers", "proxy.incoming"},
+    {"proxy.routes", "proxy.check"},
+    {"proxy.health", "proxy.report"},
+    {"app", "proxy.__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -33,13 +35,23 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 KEEPERS = {
     "requests": {"proxy.upstream"},
     "urllib3": {"proxy.upstream"},
-    "flask": {"app", "proxy.routes"},
-    "werkzeug": {"proxy.routes"},
+    "flask": {
+        "app",
+        "proxy.answers",
+        "proxy.health",
+        "proxy.incoming",
+        "proxy.rate_limit",
+        "proxy.routes",
+    },
+    "werkzeug": {"proxy.answers"},
+    "flask_limiter": {"proxy.rate_limit"},
     "gunicorn": {"proxy.worker"},
     "gevent": {"proxy.watch"},
     "dotenv": {"proxy.environ"},
     "os": {"proxy.environ"},
-    "time": {"proxy.routes", "proxy.watch"},
+    "logging": {"proxy.request_log"},
+    "argparse": {"proxy.__main__"},
+    "time": {"proxy.check", "proxy.rate_limit", "proxy.request_log", "proxy.routes", "proxy.watch"},
 }
 
 
@@ -153,6 +165,7 @@ def test_no_package_is_older_than_its_last_known_hole(package: str) -> None:
     "name",
     [
         "requirements.txt",
+        "requirements-limits.txt",
         "requirements-test.txt",
         "requirements-audit.txt",
         "requirements-clients.txt",
@@ -165,12 +178,12 @@ def test_every_locked_package_has_hashes(name: str) -> None:
     assert [line for line in packages if "==" not in line or "--hash=sha256:" not in line] == []
 
 
-def test_the_two_locks_agree() -> None:
-    locked = [
-        dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE))
-        for name in ("requirements.txt", "requirements-test.txt")
+def test_the_locks_agree() -> None:
+    run, limits, test = [
+        dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE)).items()
+        for name in ("requirements.txt", "requirements-limits.txt", "requirements-test.txt")
     ]
-    assert locked[0].items() <= locked[1].items()
+    assert run <= limits <= test
 
 
 def test_the_readme_knows_every_room() -> None:

@@ -38,11 +38,13 @@ def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
 
 
 def post(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
-    return client.post("/", json=asking(said, **fields), headers=BEARER)
+    """A whole answer is closed too, as a server does; of a stream only the status has come."""
+    asked = asking(said, **fields)
+    return client.post("/", json=asked, headers=BEARER, buffered=not fields.get("stream"))
 
 
 def post_bytes(client: FlaskClient, body: bytes, **headers: str) -> TestResponse:
-    return client.post("/", data=body, headers={**BEARER, **headers})
+    return client.post("/", data=body, headers={**BEARER, **headers}, buffered=True)
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def events(response: TestResponse) -> list[Any]:
     *frames, rest = response.data.decode("ascii").split("\n\n")
     assert rest == ""
     assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+    response.close()
     data = [frame.removeprefix("data: ") for frame in frames]
     return [text if text == "[DONE]" else json.loads(text) for text in data]
 
@@ -96,7 +99,7 @@ def test_each_path_answers(client: FlaskClient, path: str) -> None:
     assert response.json["choices"][0]["message"]["content"] == SAID
 
 
-UNKNOWN = ["/v1", "/v1/", "/v1/models", "/models", "/v1/chat/completions/", "/x", "/static/x"]
+UNKNOWN = ["/v1", "/v1/", "/v1/models/", "/model", "/v1/chat/completions/", "/x", "/static/x"]
 UNKNOWN += ["/v1//chat/completions", "/../", "/V1/chat/completions"]
 
 

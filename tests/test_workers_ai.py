@@ -791,10 +791,10 @@ def test_a_sane_retry_after_is_passed_on(sent: str, tells: tuple[str, str]) -> N
 )
 def test_the_log_says_what_was_seen_and_what_to_mend(code: int, variable: str) -> None:
     refusal = Refusal(400, {}, b'{"errors":[{"code":%d,"message":"secret"}]}' % code)
-    line = str(PROVIDER.error(chat(), refusal))
-    assert f"HTTP 400, code {code}" in line
-    assert variable in line
-    assert "secret" not in line
+    notes = PROVIDER.error(chat(), refusal).notes
+    assert notes["seen"] == f"HTTP 400, code {code}"
+    assert variable in notes["mend"]
+    assert "secret" not in str(notes)
 
 
 # --- what is sent -------------------------------------------------------------------------------

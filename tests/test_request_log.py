@@ -1,0 +1,296 @@
+"""One line for each request: what is in it, how it ended, and what never is."""
+
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import answer_to, post
+from serving import KEY, MODEL, PROVIDER_KEY, Server, wait_until
+
+from emulator import Emulator
+from proxy import report, request_log
+from proxy.errors import CallerError, ClientGone, OperatorError, ProviderError
+from proxy.request_log import Entry
+
+FIELDS = [
+    *("time", "level", "request_id", "path", "key", "model", "provider", "status"),
+    *("provider_status", "code", "stream", "prompt_tokens", "completion_tokens"),
+    *("first_token_ms", "total_ms", "retry", "bytes", "ended"),
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _logger() -> Iterator[None]:
+    handlers, level = request_log.logger.handlers, request_log.logger.level
+    yield
+    request_log.logger.handlers, request_log.logger.level = handlers, level
+
+
+def written(entry: Entry, level: str = "info") -> list[dict[str, Any]]:
+    stream = io.StringIO()
+    request_log.start(level, stream)
+    entry.write()
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def used(prompt: int, completion: int) -> dict[str, int]:
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return {**counts, "total_tokens": prompt + completion}
+
+
+# --- the line ---------------------------------------------------------------------------------
+
+
+def test_a_line_is_json_with_every_field() -> None:
+    entry = Entry("r-1", path="/", key="alice", model="m", provider="workers-ai", retry=2)
+    entry.provider_status = 200
+    entry.answered(200, 40)
+    entry.used.add(used(7, 3), is_final=True)
+    (line,) = written(entry)
+    assert list(line) == FIELDS
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line.pop("total_ms") >= 0
+    assert line == {
+        "level": "info",
+        "request_id": "r-1",
+        "path": "/",
+        "key": "alice",
+        "model": "m",
+        "provider": "workers-ai",
+        "status": 200,
+        "provider_status": 200,
+        "code": None,
+        "stream": False,
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "first_token_ms": None,
+        "retry": 2,
+        "bytes": 40,
+        "ended": "done",
+    }
+
+
+def test_times_are_in_milliseconds_and_end_with_the_answer() -> None:
+    """What is given back afterwards takes no part in them."""
+    entry = Entry("r-1", stream=True)
+    time.sleep(0.02)
+    entry.first_token()
+    entry.over()
+    time.sleep(0.05)
+    (line,) = written(entry)
+    assert 20 <= line["first_token_ms"] <= line["total_ms"]
+    assert line["total_ms"] < entry.age * 1000 + line["first_token_ms"]
+    assert entry.age >= 0.05
+
+
+def test_tokens_that_were_not_told_are_null() -> None:
+    (line,) = written(Entry("r-1"))
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (None, None)
+
+
+FAILED, LATE = ProviderError("provider_failed"), ProviderError("provider_timeout")
+ENDS = {
+    "refused": (CallerError("invalid_json", "No."), False, "refused", "invalid_json", "info"),
+    "provider refused": (FAILED, False, "refused", "provider_failed", "error"),
+    "late": (LATE, False, "timeout", "provider_timeout", "error"),
+    "late in a stream": (LATE, True, "timeout", "provider_timeout", "error"),
+    "cut": (FAILED, True, "cut", "provider_failed", "error"),
+    "broke": (OperatorError.internal(), False, "refused", "internal_error", "error"),
+    "gone": (ClientGone(), False, "client_gone", None, "info"),
+    "gone from a stream": (ClientGone(), True, "client_gone", None, "info"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "begun", "ended", "code", "level"), ENDS.values(), ids=ENDS)
+def test_how_it_ended(
+    error: Exception, begun: bool, ended: str, code: str | None, level: str
+) -> None:
+    failure = error if not isinstance(error, ClientGone) else CallerError("invalid_http", "Left.")
+    entry = Entry("r-1")
+    if begun:
+        entry.answered(200, 0)
+    entry.failed(error, failure, begun=begun)  # type: ignore[arg-type]
+    if not begun:
+        entry.answered(failure.status, 10)  # type: ignore[union-attr]
+    (line,) = written(entry)
+    assert (line["ended"], line["code"], line["level"]) == (ended, code, level)
+    assert (line["status"] is None) == (ended == "client_gone" and not begun)
+
+
+def test_what_helps_the_operator_stands_at_the_end() -> None:
+    entry = Entry("r-1")
+    failure = ProviderError("provider_auth_failed", seen="HTTP 401, code 10000")
+    entry.failed(failure, failure, begun=False)
+    (line,) = written(entry)
+    assert list(line) == [*FIELDS, "seen", "mend"]
+    assert (line["seen"], line["mend"]) == ("HTTP 401, code 10000", "LLAMA_PROVIDER_API_KEY")
+
+
+@pytest.mark.parametrize(("level", "lines"), [("debug", 1), ("info", 0)])
+def test_probes_are_for_debugging_only(level: str, lines: int) -> None:
+    assert len(written(Entry("r-1", is_probe=True), level)) == lines
+
+
+def test_other_lines_are_json_too() -> None:
+    stream = io.StringIO()
+    request_log.start("info", stream)
+    request_log.logger.warning("%s: %s", "PORT", "odd")
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["message"]) == ("warning", "PORT: odd")
+
+
+def test_on_a_terminal_a_line_is_for_people() -> None:
+    terminal = Terminal()
+    request_log.start("info", terminal)
+    entry = Entry("r-1", path="/", key="alice", model="m", stream=True)
+    entry.answered(200, 0)
+    entry.used.add(used(7, 3), is_final=True)
+    entry.first_token()
+    entry.write()
+    Entry("r-2").write()
+    first, second = terminal.getvalue().splitlines()
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d  INFO     200  done         alice  m  7\+3 tokens  "
+        r"[0-9.]+/[0-9.]+ ms  r-1",
+        first,
+    )
+    assert re.search(r"  -  done         -  -  [0-9.]+ ms  r-2$", second)
+
+
+def test_the_log_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    request_log.start("info")
+    Entry("r-1").write()
+    out, err = capsys.readouterr()
+    assert json.loads(out)["request_id"] == "r-1"
+    assert err == ""
+
+
+# --- of the proxy as shipped ------------------------------------------------------------------
+
+
+def entries(server: Server) -> list[dict[str, Any]]:
+    """The lines of requests, probes of our own start apart."""
+    found = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    return [line for line in found if line.get("key")]
+
+
+@pytest.fixture(scope="module")
+def served(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
+    keys = "alice:alice-Kx7Wq2Rt9Zb4,bob:bob-Jm5Np8Vc3Hs6"
+    limits = {"LLAMA_PROVIDER_TIMEOUT": "1", "LLAMA_PROVIDER_IDLE_TIMEOUT": "1"}
+    env = serving.settings(running_emulator.url, WORKER_ACCESS_KEYS=keys, **limits)
+    with serve(env) as server:
+        yield server
+
+
+def last(server: Server, number: int) -> dict[str, Any]:
+    """The line after so many; it is written when the connection's work is over."""
+    wait_until(lambda: len(entries(server)) > number)
+    return entries(server)[number]
+
+
+CASES = {
+    "whole": ("Hi", False, 200, 200, "done"),
+    "stream": ("Hi", True, 200, 200, "done"),
+    "cut": ("[[close=middle,gap=0.01]] Hi", True, 200, 200, "cut"),
+    "refused": ("[[status=401]] Hi", False, 502, 401, "refused"),
+    "timeout": ("[[silent]] Hi", False, 502, None, "timeout"),
+    "late": ("[[stall=2]] Hi", True, 200, 200, "timeout"),
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "stream", "status", "provider_status", "ended"), CASES.values(), ids=CASES
+)
+def test_a_request_leaves_one_line(
+    served: Server, said: str, stream: bool, status: int, provider_status: int | None, ended: str
+) -> None:
+    before = len(entries(served))
+    answer = answer_to(served, post(said, "x-stainless-retry-count: 1", stream=stream))
+    line = last(served, before)
+    outcome = (status, provider_status, ended)
+    assert (line["status"], line["provider_status"], line["ended"]) == outcome
+    assert line["request_id"] == answer.headers["X-Request-Id"]
+    assert (line["key"], line["model"], line["path"]) == ("master", MODEL, "/")
+    assert (line["stream"], line["retry"], line["provider"]) == (stream, 1, "workers-ai")
+    assert (line["first_token_ms"] is not None) == (stream and answer.status == 200)
+    assert line["bytes"] == len(answer.body)
+    if ended == "done":
+        assert (line["prompt_tokens"], line["completion_tokens"]) == (1, 10)
+    assert len(entries(served)) == before + 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_caller_who_leaves_is_told_apart(served: Server, stream: bool) -> None:
+    before = len(entries(served))
+    with served.connect() as connection:
+        connection.sendall(post("[[gap=0.1,words=50]] Hi [[wait=0.5]]", stream=stream))
+        if stream:
+            serving.read_until(connection, b"data: ")
+    line = last(served, before)
+    assert line["ended"] == "client_gone"
+    assert (line["status"], line["code"]) == (200 if stream else None, None)
+
+
+def test_the_usage_of_two_hundred_requests_is_what_the_provider_counted(
+    served: Server, emulator: Emulator
+) -> None:
+    """Three keys, whole and streamed, some cut: the report of the log and the emulator agree."""
+    keys = {"master": KEY, "alice": "alice-Kx7Wq2Rt9Zb4", "bob": "bob-Jm5Np8Vc3Hs6"}
+    before = len(entries(served))
+    cut = "[[close=middle,gap=0.001]]"
+    for number in range(200):
+        key = list(keys.values())[number % 3]
+        said = f"{cut if number % 10 == 9 else ''} word number {number}"
+        answer_to(served, post(said, stream=number % 2 == 1, key=key))
+    wait_until(lambda: len(entries(served)) == before + 200)
+    lines = [json.dumps(line) for line in entries(served)[before:]]
+    rows, others = report.summed(lines)
+    assert others == 0
+    assert [row["key"] for row in rows] == ["alice", "bob", "master"]
+    told = [received.usage for received in emulator.requests if received.done.is_set()]
+    assert len(told) == 180
+    counted = {name: sum(usage[name] for usage in told if usage) for name in used(0, 0)}
+    assert {name: sum(row[name] for row in rows) for name in counted} == counted
+    assert sum(row["requests"] for row in rows) == len(emulator.requests) == 200
+    assert sum(row["errors"] for row in rows) == 20
+
+
+def test_no_line_has_a_prompt_an_answer_or_a_key(served: Server) -> None:
+    answer_to(served, post("a private prompt"))
+    answer_to(served, post("a private prompt [[status=401]]", stream=True))
+    answer_to(served, post("a private prompt", key="a-wrong-key-of-somebody"))
+    for secret in ("private", "emulator, not a model", KEY, PROVIDER_KEY, "a-wrong-key", "alice-K"):
+        assert secret not in served.log
+
+
+def test_what_gunicorn_refuses_leaves_a_line_too(served: Server) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nbroken header\r\n\r\n")
+        (answer,) = serving.answers(serving.read_to_end(connection))
+    line = next(
+        json.loads(line)
+        for line in served.log.splitlines()
+        if answer.headers["X-Request-Id"] in line
+    )
+    assert (line["status"], line["code"], line["ended"]) == (400, "invalid_http", "refused")
+    assert line["raised"] == "InvalidHeader"
+
+
+def test_the_level_can_be_set(serve: Serve, env: dict[str, str]) -> None:
+    with serve({**env, "LOG_LEVEL": "error"}) as server:
+        answer_to(server, post("Hi"))
+        answer_to(server, post("[[status=500]]"))
+        wait_until(lambda: len(entries(server)) == 1)
+    assert [line["status"] for line in entries(server)] == [502]
