@@ -1,0 +1,387 @@
+"""`python -m proxy`: check, keygen and usage, as an operator runs them."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import serving
+from serving import ACCOUNT, BLANK, HOST, KEY, MODEL, PROVIDER_KEY
+
+from emulator import Emulator
+from proxy import auth
+from proxy.__main__ import main
+from proxy.config import Config
+from proxy.report import summed
+
+GOOD = {
+    **BLANK,
+    "WORKER_ACCESS_KEY": KEY,
+    "LLAMA_PROVIDER_API_KEY": PROVIDER_KEY,
+    "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
+}
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> "type[_Command]":
+    """Runs `python -m proxy` in this process, on the settings given and no others."""
+
+    class Command(_Command):
+        def __init__(self, env: dict[str, str], *arguments: str) -> None:
+            monkeypatch.setattr("os.environ", env)
+            self.status = main([*arguments])
+            self.out, self.err = capsys.readouterr()
+
+    return Command
+
+
+class _Command:
+    status: int
+    out: str
+    err: str
+
+    def __init__(self, env: dict[str, str], *arguments: str) -> None: ...
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+# --- check ------------------------------------------------------------------------------------
+
+
+def test_good_settings_are_told_by_fingerprint(command: type[_Command]) -> None:
+    checked = command({**GOOD, "WORKER_ACCESS_KEYS": "ci:sha256:" + "0f" * 32}, "check")
+    assert checked.status == 0
+    assert checked.lines == [
+        f"ok: tier 1: the key of master has the fingerprint {auth.digest(KEY).hex()[:8]}",
+        "ok: tier 1: the key of ci has the fingerprint 0f0f0f0f",
+        f"ok: tier 2: workers-ai, key {auth.digest(PROVIDER_KEY).hex()[:8]}, models {MODEL}",
+    ]
+
+
+LOCAL = {
+    "WORKER_ACCESS_KEY": KEY,
+    "LLAMA_PROVIDER": "openai",
+    "LLAMA_PROVIDER_BASE_URL": "http://127.0.0.1:11434/v1",
+    "LLAMA_PROVIDER_MODELS": "llama3.2",
+}
+
+
+def test_a_local_server_needs_no_key(command: type[_Command]) -> None:
+    assert command(LOCAL, "check").lines[-1] == "ok: tier 2: openai, no key, models llama3.2"
+
+
+SECRET = "s3cr3t-Zq8Wv2"  # part of each value below that must not be shown
+BROKEN = {
+    "no key": (
+        {"WORKER_ACCESS_KEY": " "},
+        "WORKER_ACCESS_KEY: is not set, so nobody can be let in; "
+        "`python -m proxy keygen NAME` makes a key",
+    ),
+    "blanks round a key": (
+        {"WORKER_ACCESS_KEY": f" {SECRET}-long-enough"},
+        "WORKER_ACCESS_KEY: a key must be printable ASCII without blanks at its ends",
+    ),
+    "no name": (
+        {"WORKER_ACCESS_KEYS": f"{SECRET}-long-enough"},
+        "WORKER_ACCESS_KEYS: must be name:key or name:sha256:hex, separated by commas",
+    ),
+    "a name twice": (
+        {"WORKER_ACCESS_KEYS": f"a:{SECRET}-long-enough,a:{SECRET}-or-another"},
+        "WORKER_ACCESS_KEYS: each name may be there once, and 'master' is reserved",
+    ),
+    "half a digest": (
+        {"WORKER_ACCESS_KEYS": f"a:sha256:{SECRET}"},
+        "WORKER_ACCESS_KEYS: a sha256: digest must have 64 hexadecimal digits",
+    ),
+    "no provider": (
+        {"LLAMA_PROVIDER": SECRET},
+        "LLAMA_PROVIDER: must be one of: workers-ai, openai",
+    ),
+    "no key of tier 2": (
+        {"LLAMA_PROVIDER_API_KEY": ""},
+        "LLAMA_PROVIDER_API_KEY: is not set; give the provider's API key (tier 2)",
+    ),
+    "no account": (
+        {"CLOUDFLARE_ACCOUNT_ID": ""},
+        "CLOUDFLARE_ACCOUNT_ID: is not set; the account's page at Cloudflare shows it",
+    ),
+    "half an account": (
+        {"CLOUDFLARE_ACCOUNT_ID": f"{SECRET}/ai"},
+        "CLOUDFLARE_ACCOUNT_ID: must be letters, digits and hyphens",
+    ),
+    "a URL with a key": (
+        {"LLAMA_PROVIDER_BASE_URL": f"https://{SECRET}@api.example.org"},
+        "LLAMA_PROVIDER_BASE_URL: must be http(s)://host/path, without user, query or fragment",
+    ),
+    "a model with dots": (
+        {"LLAMA_PROVIDER_MODELS": f"../{SECRET}"},
+        "LLAMA_PROVIDER_MODELS: must be names, or public=name, separated by commas",
+    ),
+    "a time with a unit": (
+        {"LLAMA_PROVIDER_TIMEOUT": f"{SECRET}s"},
+        "LLAMA_PROVIDER_TIMEOUT: must be a number of seconds over 0, at most 86400",
+    ),
+    "half a byte": (
+        {"MAX_REQUEST_BYTES": "0.5"},
+        "MAX_REQUEST_BYTES: must be a whole number over 0, at most 1073741824",
+    ),
+    "a rate in words": (
+        {"RATE_LIMIT": f"{SECRET} a minute"},
+        "RATE_LIMIT: must be like 60/minute (second, minute, hour or day)",
+    ),
+    "a storage that is none": (
+        {"RATE_LIMIT": "60/minute", "RATE_LIMIT_STORAGE": f"postgres://{SECRET}"},
+        "RATE_LIMIT_STORAGE: must be redis://host:port/number, or rediss://",
+    ),
+    "a port with a name": (
+        {"PORT": f"http-{SECRET}"},
+        "PORT: must be a whole number over 0, at most 65535",
+    ),
+    "workers in words": (
+        {"WEB_CONCURRENCY": f"all {SECRET}"},
+        "WEB_CONCURRENCY: must be a whole number over 0, at most 64",
+    ),
+    "a level that is none": (
+        {"LOG_LEVEL": f"loud {SECRET}"},
+        "LOG_LEVEL: must be one of: debug, info, warning, error, critical",
+    ),
+}
+
+
+@pytest.mark.parametrize(("broken", "line"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_setting_is_one_exact_line(
+    command: type[_Command], broken: dict[str, str], line: str
+) -> None:
+    checked = command({**GOOD, **broken}, "check")
+    assert checked.status == 1
+    assert [said for said in checked.lines if said.startswith("problem: ")] == [f"problem: {line}"]
+    assert SECRET not in checked.out + checked.err
+
+
+def test_every_problem_has_a_line(command: type[_Command]) -> None:
+    checked = command({}, "check", "--live")
+    assert checked.status == 1
+    assert [line.split(":")[1].strip() for line in checked.lines] == [
+        "WORKER_ACCESS_KEY",
+        "LLAMA_PROVIDER_API_KEY",
+        "CLOUDFLARE_ACCOUNT_ID",
+        "live",
+    ]
+
+
+NEAR = {
+    "LLAMA_PROVIDER_KEY": "LLAMA_PROVIDER_API_KEY",
+    "LLAMA_PROVIDER_MODEL": "LLAMA_PROVIDER_MODELS",
+    "LLAMA_PROVIDER_URL": "LLAMA_PROVIDER_BASE_URL",
+    "WORKER_ACESS_KEY": "WORKER_ACCESS_KEY",
+    "WORKER_ACCESS_TOKEN": "WORKER_ACCESS_KEY",
+    "CLOUDFLARE_ACCOUNT": "CLOUDFLARE_ACCOUNT_ID",
+    "llama_provider_api_key": "LLAMA_PROVIDER_API_KEY",
+    "RATE_LIMITS": "RATE_LIMIT",
+    "GRACEFULL_TIMEOUT": "GRACEFUL_TIMEOUT",
+}
+
+
+@pytest.mark.parametrize(("name", "ours"), NEAR.items())
+def test_a_name_near_to_one_of_ours_is_asked_about(
+    command: type[_Command], name: str, ours: str
+) -> None:
+    checked = command({**GOOD, name: SECRET}, "check")
+    assert checked.status == 0
+    warning = f"warning: {name}: is no setting of this proxy; did you mean {ours}?"
+    assert checked.lines[-1] == warning
+    assert SECRET not in checked.out
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "HOME", "LANG", "EXPORT", "REPORT", "CLOUDFLARE_EMAIL", "PYTHONUNBUFFERED"]
+)
+def test_other_names_are_nobodys_business(name: str) -> None:
+    assert Config.from_env({**GOOD, name: "x"}).warnings == Config.from_env(GOOD).warnings == ()
+
+
+LIVE = {
+    "no token": ("", {"LLAMA_PROVIDER_API_KEY": "another-Ub7nK3pYd6Gf"}, "the token is at fault"),
+    "no account": ("/x", {}, "the account, or the base URL is at fault"),
+    "no network": (None, {}, "the network, or the base URL is at fault"),
+}
+
+
+@pytest.mark.parametrize(("path", "settings", "told"), LIVE.values(), ids=LIVE)
+def test_live_says_what_is_at_fault(
+    command: type[_Command], path: str | None, settings: dict[str, str], told: str
+) -> None:
+    with Emulator(key=PROVIDER_KEY) as emulator:
+        env = serving.settings(emulator.url, **settings)
+        if path is None:
+            with socket.create_server((HOST, 0)) as listener:
+                nobody = f"http://{HOST}:{listener.getsockname()[1]}"
+            env = serving.settings(nobody, **settings)
+        elif path:
+            env["LLAMA_PROVIDER_BASE_URL"] = emulator.url + path
+        checked = command(env, "check", "--live")
+    assert checked.status == 1
+    assert checked.lines[-1].startswith(f"problem: live: {told} (provider_")
+    assert "mend: " in checked.lines[-1]
+    for secret in (KEY, PROVIDER_KEY, ACCOUNT, "another-Ub7n", HOST):
+        assert secret not in checked.out
+
+
+@pytest.mark.parametrize("provider", ["workers-ai", "openai"])
+def test_live_asks_one_token_once(
+    command: type[_Command], emulator: Emulator, provider: str
+) -> None:
+    checked = command(serving.settings(emulator.url, provider), "check", "--live")
+    assert (checked.status, checked.lines[-1]) == (0, "ok: live: the provider answered")
+    (received,) = emulator.requests
+    assert received.json["max_tokens"] == 1
+
+
+class Retired:
+    """A model that the provider has no more, or that refuses the question."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def __call__(self, body: bytes, *_: object, **more: object) -> object:
+        from proxy.chat_request import ChatRequest
+
+        body = body.replace(b'"Hi"', json.dumps(self.said).encode())
+        return ChatRequest.from_json(body, [MODEL], id="chatcmpl-1", created=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("[[status=410,code=5028]]", "problem: live: the model is at fault"),
+        ("[[status=429,code=4006]]", "problem: live: the plan: its allowance is used up is at"),
+        ("[[status=500]]", "problem: live: the provider is at fault"),
+        ("[[status=400,code=5006]]", "ok: live: the provider answered"),
+    ],
+    ids=["model", "plan", "provider", "question"],
+)
+def test_live_tells_the_rest_apart(
+    command: type[_Command],
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    told: str,
+) -> None:
+    class Asking:
+        from_json = staticmethod(Retired(said))
+
+    monkeypatch.setattr("proxy.check.ChatRequest", Asking)
+    checked = command(serving.settings(emulator.url), "check", "--live")
+    assert checked.lines[-1].startswith(told)
+
+
+# --- keygen -----------------------------------------------------------------------------------
+
+
+def test_a_key_is_shown_once_and_its_entry_works(command: type[_Command]) -> None:
+    made = [command({}, "keygen", "alice").lines for _ in range(2)]
+    assert made[0] != made[1]
+    key, entry = made[0][1], made[0][-1]
+    assert len(key) >= 43
+    config = Config.from_env({**GOOD, "WORKER_ACCESS_KEYS": entry})
+    assert config.problems == config.warnings == ()
+    assert config.keys.owner(f"Bearer {key}") == "alice"
+    assert key not in entry
+
+
+@pytest.mark.parametrize("name", ["master", "", "a b", "a:b", "a,b", "x" * 65])
+def test_a_name_that_would_not_do_is_refused(
+    command: type[_Command], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command({}, "keygen", name)
+    assert ended.value.code == 2
+    assert "must be 1 to 64 of" in capsys.readouterr().err
+
+
+# --- usage ------------------------------------------------------------------------------------
+
+
+def line(**fields: object) -> str:
+    known = {
+        "time": "2026-11-24T01:02:03.004Z",
+        "path": "/",
+        "key": "alice",
+        "model": "m",
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "ended": "done",
+    }
+    return json.dumps({**known, **fields})
+
+
+LOG = [
+    line(),
+    line(path="/v1/chat/completions", ended="client_gone", prompt_tokens=None),
+    line(ended="cut", completion_tokens=None),
+    "2026-11-24T01:02:03+00:00 app[web.1]: " + line(key=None, model=None, ended="refused"),
+    line(time="2026-11-25T00:00:00.000Z", key="bob"),
+    line(path="/v1/models"),
+    line(path=None),
+    '{"time": "2026-11-24T01:02:03.004Z", "level": "error", "message": "PORT: odd"}',
+    "[2026-11-24 01:02:03] Booting worker",
+    line()[:40],
+    "",
+    "[]",
+]
+
+
+def test_the_log_is_summed_up_by_day_key_and_model() -> None:
+    names = ("day", "key", "model", "requests", "errors")
+    tokens = ("prompt_tokens", "completion_tokens", "total_tokens")
+    rows, others = summed(LOG)
+    assert [tuple(row[name] for name in (*names, *tokens)) for row in rows] == [
+        ("2026-11-24", "-", "-", 1, 1, 7, 3, 10),
+        ("2026-11-24", "alice", "m", 3, 1, 14, 6, 20),
+        ("2026-11-25", "bob", "m", 1, 0, 7, 3, 10),
+    ]
+    assert others == 7
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "proxy", "usage", *arguments]
+    return subprocess.run(
+        command,
+        input="\n".join(LOG),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=serving.ROOT,
+        env={**serving.system_environment(), **BLANK},
+    )
+
+
+def test_usage_is_a_table() -> None:
+    ran = run()
+    head, *rows = ran.stdout.splitlines()
+    assert re.split(" +", head)[:5] == ["day", "key", "model", "requests", "errors"]
+    assert re.split(" +", rows[1]) == ["2026-11-24", "alice", "m", "3", "1", "14", "6", "20"]
+    assert len({len(row) for row in rows}) == 1
+    assert ran.stderr == "7 lines told of no chat completion\n"
+
+
+def test_usage_is_json_where_it_is_asked_for() -> None:
+    assert json.loads(run("--json").stdout) == summed(LOG)[0]
+
+
+def test_an_empty_log_is_an_empty_table(
+    command: type[_Command], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    empty = tmp_path / "log"
+    empty.touch()
+    with empty.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        summed_up = command({}, "usage")
+    assert (summed_up.status, len(summed_up.lines), summed_up.err) == (0, 1, "")
