@@ -1,0 +1,195 @@
+"""Rates: counted for each key's name, in memory or in Redis, and only where a limit is set."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import answer_to, post
+from flask.testing import FlaskClient
+from serving import HOST, KEY, Server, wait_until
+
+from app import create_app
+from proxy.config import Config
+
+ALICE = "alice-Kx7Wq2Rt9Zb4"
+OTHERS = {"WORKER_ACCESS_KEYS": f"alice:{ALICE}"}
+
+
+def status(client: FlaskClient, key: str = KEY, path: str = "/", body: object = None) -> int:
+    body = body or {"messages": [{"role": "user", "content": "Hi"}]}
+    return client.post(path, json=body, headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def limited(env: dict[str, str], rate: str, **more: str) -> FlaskClient:
+    return create_app({**env, **OTHERS, "RATE_LIMIT": rate, **more}).test_client()
+
+
+# --- in memory --------------------------------------------------------------------------------
+
+
+def test_over_the_limit_is_429_in_our_form(env: dict[str, str]) -> None:
+    client = limited(env, "2/minute")
+    assert [status(client) for _ in range(3)] == [200, 200, 429]
+    response = client.post("/", json={}, headers={"Authorization": f"Bearer {KEY}"})
+    error = response.get_json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limited")
+    assert 1 <= int(response.headers["Retry-After"]) <= 61
+    assert error["message"].endswith(response.headers["X-Request-Id"])
+
+
+@pytest.mark.parametrize(("rate", "retry"), [("1/second", "true"), ("1/hour", "false")])
+def test_a_long_wait_is_not_slept_through(env: dict[str, str], rate: str, retry: str) -> None:
+    client = limited(env, rate)
+    while status(client) == 200:
+        pass
+    response = client.post("/", json={}, headers={"Authorization": f"Bearer {KEY}"})
+    if response.status_code == 429:  # else the second was over meanwhile
+        assert response.headers["X-Should-Retry"] == retry
+        assert (int(response.headers["Retry-After"]) > 60) == (retry == "false")
+    assert response.status_code == 429 or rate == "1/second"
+
+
+def test_each_name_has_its_own_count(env: dict[str, str]) -> None:
+    client = limited(env, "1/minute")
+    assert [status(client), status(client), status(client, ALICE)] == [200, 429, 200]
+
+
+def test_all_paths_are_one_count(env: dict[str, str]) -> None:
+    client = limited(env, "2/minute")
+    paths = ("/", "/v1/chat/completions", "/chat/completions")
+    assert [status(client, path=path) for path in paths] == [200, 200, 429]
+
+
+def test_a_window_ends(env: dict[str, str]) -> None:
+    client = limited(env, "1/second")
+    assert status(client) == 200
+    wait_until(lambda: status(client) == 200)
+
+
+def test_a_stranger_and_a_reader_are_not_counted(env: dict[str, str]) -> None:
+    client = limited(env, "1/minute")
+    assert [status(client, "wrong") for _ in range(3)] == [401] * 3
+    for _ in range(3):
+        response = client.get("/models", headers={"Authorization": f"Bearer {KEY}"})
+        assert response.status_code == 200
+    assert status(client) == 200
+
+
+def test_the_order_of_checks(env: dict[str, str]) -> None:
+    """The key comes before the limit, the limit before other settings, these before the body."""
+    client = limited(env, "1/minute", LLAMA_PROVIDER_TIMEOUT="soon")
+    assert [status(client, "wrong"), status(client, body=[1]), status(client)] == [401, 500, 429]
+    client = limited(env, "1/minute")
+    assert [status(client, body=[1]), status(client, body=[1])] == [400, 429]
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+def warned(env: dict[str, str], **more: str) -> list[str]:
+    return [str(warning) for warning in Config.from_env({**env, **more}).warnings]
+
+
+def test_several_workers_without_redis_are_told_what_that_means(env: dict[str, str]) -> None:
+    assert warned(env, RATE_LIMIT="60/minute", WEB_CONCURRENCY="3") == [
+        "RATE_LIMIT: each of the 3 workers counts alone, so up to 3 times as much passes; "
+        "set RATE_LIMIT_STORAGE to count together"
+    ]
+    assert warned(env, RATE_LIMIT="60/minute", WEB_CONCURRENCY="1") == []
+    redis = {"RATE_LIMIT_STORAGE": "redis://127.0.0.1:6379/0"}
+    assert warned(env, RATE_LIMIT="60/minute", WEB_CONCURRENCY="3", **redis) == []
+    assert warned(env, **redis) == ["RATE_LIMIT_STORAGE: means nothing without RATE_LIMIT"]
+
+
+def test_packages_that_are_missing_are_named(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.config.find_spec", lambda name: None)
+    config = Config.from_env({**env, "RATE_LIMIT": "60/minute", "WEB_CONCURRENCY": "1"})
+    (problem,) = config.problems
+    assert problem.variable == "RATE_LIMIT"
+    assert "requirements-limits.txt" in problem.text
+    assert config.rate_limit is None
+
+
+def test_a_password_of_redis_is_not_shown(env: dict[str, str]) -> None:
+    storage = "redis://:s3cr3t@127.0.0.1:6379/0"
+    config = Config.from_env({**env, "RATE_LIMIT": "1/day", "RATE_LIMIT_STORAGE": storage})
+    assert config.rate_limit
+    assert config.rate_limit.storage == storage
+    assert "s3cr3t" not in repr(config)
+
+
+def test_without_a_limit_nothing_of_it_is_imported(env: dict[str, str]) -> None:
+    """Its packages need not be there."""
+    program = "import sys, app; print({'flask_limiter', 'limits', 'redis'} & sys.modules.keys())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=serving.ROOT,
+        env={**serving.system_environment(), **env},
+    )
+    assert ran.stdout.splitlines()[-1] == "set()"
+
+
+# --- Redis ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def redis_server(folder: Path, port: int) -> Iterator[str]:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server here; on Debian: apt install redis-server")
+    options = ["--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no"]
+    with (folder / "redis.log").open("wb") as log:
+        server = subprocess.Popen([program, *options], cwd=folder, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: b"Ready to accept" in (folder / "redis.log").read_bytes())
+        yield f"redis://{HOST}:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(serving.DEADLINE)
+
+
+def test_two_processes_share_one_limit_in_redis(
+    serve: Serve, env: dict[str, str], tmp_path: Path
+) -> None:
+    with redis_server(tmp_path, serving.free_port()) as url:
+        env = {**env, **OTHERS, "RATE_LIMIT": "10/hour", "RATE_LIMIT_STORAGE": url}
+        with serve(env) as one, serve(env) as other:
+            answers = [answer_to([one, other][number % 2], post("Hi")) for number in range(14)]
+            assert [answer.status for answer in answers] == [200] * 10 + [429] * 4
+            assert answer_to(other, post("Hi", key=ALICE)).status == 200
+
+
+def passes(server: Server) -> bool:
+    started = time.monotonic()
+    answer = answer_to(server, post("Hi"))
+    assert answer.status in (200, 429)
+    assert time.monotonic() - started < serving.DEADLINE
+    return answer.status == 200
+
+
+def test_a_redis_that_is_down_lets_requests_pass(
+    serve: Serve, env: dict[str, str], tmp_path: Path
+) -> None:
+    """The log says so; and where it comes back, the limit does."""
+    port = serving.free_port()
+    url = f"redis://:s3cr3t@{HOST}:{port}/0"
+    env = {**env, "RATE_LIMIT": "1/hour", "RATE_LIMIT_STORAGE": url}
+    with serve(env) as server:
+        assert [passes(server) for _ in range(3)] == [True] * 3
+        assert "RATE_LIMIT_STORAGE: not reached (ConnectionError)" in server.log
+        with redis_server(tmp_path, port) as _:
+            wait_until(lambda: not passes(server))
+        assert passes(server)
+        assert "s3cr3t" not in server.log
