@@ -11,9 +11,11 @@ UV := uv==0.13.9
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
-.PHONY: run test test-clients soak check audit lock clean
+LIMITED := $(RATE_LIMIT)$(shell grep -s '^ *\(export *\)\?RATE_LIMIT *=.' .env)
 
-run: .venv/run.done
+.PHONY: run test servers test-clients soak check audit lock clean
+
+run: .venv/run.done $(if $(LIMITED),.venv/limits.done)
 	@exec $(BIN)/python -m scripts.run
 
 test: .venv/test.done
@@ -24,9 +26,17 @@ check: .venv/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Servers that some tests talk to; without them those tests are skipped, and say so.
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+servers:
+	@for program in nginx redis-server; do command -v $$program >/dev/null && continue; \
+		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install -y --no-install-recommends nginx redis-server; \
+		break; done >/dev/null 2>&1 || echo 'nginx or redis-server could not be installed: their tests will be skipped'
+
 lock: .venv/python.done
 	$(BIN)/python -m pip install --quiet $(UV)
 	$(LOCK) requirements.in --output-file requirements.txt
+	$(LOCK) requirements-limits.in --output-file requirements-limits.txt
 	$(LOCK) requirements-test.in --output-file requirements-test.txt
 	$(LOCK) requirements-audit.in --output-file requirements-audit.txt
 	$(LOCK) requirements-clients.in --output-file requirements-clients.txt
@@ -64,6 +74,11 @@ clean:
 .venv/run.done: requirements.txt | .venv/python.done
 	@echo 'Installing what requirements.txt lists into .venv ...'
 	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/limits.done: requirements-limits.txt | .venv/python.done
+	@echo 'Installing what requirements-limits.txt lists into .venv ...'
+	@$(PIP_INSTALL) -r requirements-limits.txt
 	@touch $@
 
 .venv/test.done: requirements-test.txt | .venv/python.done
