@@ -21,10 +21,12 @@ from emulator import Emulator
 
 HERE = Path(__file__).parent
 VENV = serving.ROOT / ".venv-clients"
+EXAMPLES = serving.ROOT / "examples"
 COMMANDS = {
     "node": ["node", "openai_node.mjs"],
     "vercel": ["node", "vercel_ai.mjs"],
     "langchain": [str(VENV / "bin" / "python"), "langchain_chat.py"],
+    "streamlit": [str(VENV / "bin" / "python"), "streamlit_page.py"],
 }
 
 SAID = 'This is the emulator, not a model. You said: "Hi"'
@@ -308,16 +310,25 @@ def see(proxy: Server, programs: dict[str, subprocess.Popen[bytes]]) -> See:
 
 
 def _start(client: str) -> subprocess.Popen[bytes]:
-    if client == "langchain":
-        if not VENV.exists():
-            pytest.skip("LangChain is not installed: make test-clients")
-    elif not shutil.which("node"):
-        pytest.skip("Node is not installed: version 20 or newer is needed, with npm")
-    elif not (HERE / "node_modules").exists():
-        pytest.skip("the packages for Node are not installed: make test-clients")
+    if client in ("langchain", "streamlit"):
+        needs_venv()
+    else:
+        needs_node()
     env = serving.system_environment()
     pipe = subprocess.PIPE
     return subprocess.Popen(COMMANDS[client], cwd=HERE, env=env, stdin=pipe, stdout=pipe)
+
+
+def needs_venv() -> None:
+    if not VENV.exists():
+        pytest.skip("the packages for Python are not installed: make test-clients")
+
+
+def needs_node() -> None:
+    if not shutil.which("node"):
+        pytest.skip("Node is not installed: version 20 or newer is needed, with npm")
+    elif not (HERE / "node_modules").exists():
+        pytest.skip("the packages for Node are not installed: make test-clients")
 
 
 def part(seen: Any, expected: Any) -> Any:
@@ -363,3 +374,108 @@ def test_a_client_that_leaves_takes_the_provider_with_it(
     see(client, verb, {"said": said})
     (received,) = emulator.requests
     assert received.gone.wait(1)  # the client has left; its process has not
+
+
+# --- the examples that make test does not run -----------------------------------------------------
+
+
+def example(server: Server, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    env = serving.system_environment()
+    env["PATH"] = f"{VENV / 'bin'}:{env['PATH']}"
+    env |= {"WORKER_ACCESS_KEY": KEY, "PROXY_URL": server.url}
+    text: Any = {"input": stdin, "capture_output": True, "text": True}
+    return subprocess.run(command, cwd=HERE, env=env, timeout=serving.DEADLINE, **text)
+
+
+def example_in_node(server: Server, said: str) -> subprocess.CompletedProcess[str]:
+    """By stdin: then it finds the packages of this folder."""
+    needs_node()
+    text = (EXAMPLES / "openai_node.mjs").read_text()
+    return example(server, "node", "--input-type=module", "-", said, stdin=text)
+
+
+def example_in_langchain(server: Server, said: str) -> subprocess.CompletedProcess[str]:
+    needs_venv()
+    return example(server, "python", str(EXAMPLES / "langchain_chat.py"), said)
+
+
+def example_in_llm(server: Server, said: str) -> subprocess.CompletedProcess[str]:
+    needs_venv()
+    return example(server, "sh", str(EXAMPLES / "llm.sh"), said)
+
+
+@pytest.mark.parametrize(
+    ("run", "printed"),
+    [
+        (example_in_node, [SAID, SAID]),
+        (example_in_langchain, [SAID, SAID, "11 tokens"]),
+        (example_in_llm, [SAID]),
+    ],
+)
+def test_an_example(proxy: Server, emulator: Emulator, run: Any, printed: list[str]) -> None:
+    result = run(proxy, "Hi")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == printed
+    assert emulator.requests[-1].json["stream"] is True
+
+
+@pytest.mark.parametrize("run", [example_in_node, example_in_langchain, example_in_llm])
+def test_an_example_with_an_answer_that_breaks_off(proxy: Server, run: Any) -> None:
+    result = run(proxy, NO_DONE)
+    assert result.returncode == 1
+    assert "The provider failed to answer. Request id: " in result.stderr
+
+
+def test_the_streamlit_page(see: See, emulator: Emulator) -> None:
+    seen = see("streamlit", "", {"path": "", "said": ["Hi", "Hi"]})
+    assert seen == {
+        "messages": [
+            {"by": "user", "text": "Hi", "notes": []},
+            {"by": "assistant", "text": SAID, "notes": []},
+        ]
+        * 2,
+        "exceptions": 0,
+    }
+    first, second = [received.json for received in emulator.requests]
+    assert first["stream"] is second["stream"] is True
+    roles = [message["role"] for message in second["messages"]]
+    assert roles == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "code", "words", "advice"),
+    [
+        (CUT, HALF, "provider_failed", "The provider failed to answer.", ""),
+        (QUOTA, "", "provider_quota_exhausted", "This proxy's allowance", "does not help for"),
+        (PROVIDER_KEY, "", "provider_auth_failed", "refused this proxy's own key", "does not help"),
+        (PASSES, "", "provider_failed", "The provider failed to answer.", "in a few seconds"),
+        (CONTEXT, "", "context_length_exceeded", "", ""),
+    ],
+    ids=["cut", "quota", "stays", "passes", "caller's"],
+)
+def test_the_streamlit_page_shows_an_error_in_the_proxys_words(
+    see: See, said: str, text: str, code: str, words: str, advice: str
+) -> None:
+    seen = see("streamlit", "", {"path": "", "said": [said]})
+    answer = seen["messages"][-1]
+    assert (answer["text"], seen["exceptions"]) == (text.strip(), 0)
+    (note,) = answer["notes"]
+    told, _, advised = note.partition("\n\n")
+    assert told.startswith(f"`{code}`: ")
+    assert words in told
+    assert "Request id: " in told
+    assert advice in advised
+    assert bool(advice) == bool(advised)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"), [(SILENT, ""), (STALLS, "This is the emulator,")], ids=["silent", "stalls"]
+)
+def test_the_streamlit_pages_stop_button_closes_the_providers_stream(
+    see: See, emulator: Emulator, said: str, text: str
+) -> None:
+    seen = see("streamlit", "", {"path": "", "said": ["Hi", said], "stop_after": 1.5})
+    answer = seen["messages"][-1]
+    assert answer == {"by": "assistant", "text": text, "notes": ["Stopped."]}
+    _, received = emulator.requests
+    assert received.gone.wait(1)  # the script has ended; its process has not
