@@ -36,7 +36,7 @@ async def draw(turns, place):
     """
     reading = asyncio.create_task(read(turns))
     while not reading.done():
-        place.markdown(turns[-1]["answer"] + " ▌")
+        place.markdown(turns[-1]["answer"] + " …")
         await asyncio.wait([reading], timeout=0.1)
     place.markdown(turns[-1]["answer"])
     reading.result()  # raises what it raised
