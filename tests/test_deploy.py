@@ -1,0 +1,232 @@
+"""`deploy/`: nginx in front of gunicorn as shipped, and the unit as systemd reads it.
+
+Skipped where nginx or systemd is not installed.
+"""
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import (
+    SLACK,
+    answer_to,
+    many_descriptors,
+    opened,
+    outcome,
+    outcome_of,
+    post,
+    read_all,
+    workers,
+)
+from serving import HOST, ROOT, Server, read_to_end, read_until, wait_until
+
+from emulator import Emulator
+from proxy.config import Config
+from proxy.watch import Timeouts
+
+SITE = ROOT / "deploy" / "nginx.conf"
+UNIT = ROOT / "deploy" / "llm-proxy.service"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+MAIN = """\
+{user}
+daemon off;
+pid {folder}/pid;
+error_log stderr;
+worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/site.conf;
+}}
+"""
+
+
+@contextmanager
+def nginx(proxy_port: int, folder: Path) -> Iterator[Server]:
+    """The site as shipped, but for its ports."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    port = serving.free_port()
+    site = SITE.read_text()
+    for shipped, here in [
+        ("127.0.0.1:8000;", f"{HOST}:{proxy_port};"),
+        ("listen 80;", f"listen {HOST}:{port};"),
+        ("listen [::]:80;", ""),
+    ]:
+        assert site.count(shipped) == 1
+        site = site.replace(shipped, here)
+    user = "" if os.geteuid() else "user root;"  # else its workers may not enter the folder
+    (folder / "site.conf").write_text(site)
+    (folder / "nginx.conf").write_text(MAIN.format(folder=folder, user=user))
+    command = [str(NGINX), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    with serving.started(command, port, {}, folder / "log", folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(
+    serve: Serve, running_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """nginx, and behind it gunicorn with all its defaults."""
+    with (
+        serve(serving.settings(running_emulator.url)) as proxy,
+        nginx(proxy.port, tmp_path_factory.mktemp("nginx")) as server,
+    ):
+        yield server
+
+
+def test_an_answer_and_its_headers(site: Server, emulator: Emulator) -> None:
+    answer = answer_to(site, post("Hi", "X-Request-Id: mine-1"))
+    assert (answer.status, outcome(answer)) == (200, "done")
+    assert answer.headers["X-Request-Id"] == "mine-1"
+    assert answer.headers.get_all("X-Provider-Request-Id")
+    unclean = answer_to(site, post("Hi", "X-Request-Id: mine 1"))
+    assert unclean.headers["X-Request-Id"] not in ("", "mine 1")
+    assert len(emulator.requests) == 2
+
+
+def test_each_token_passes_at_once(site: Server, emulator: Emulator) -> None:
+    """The provider stays silent after the first: nothing else could push it out."""
+    with site.connect() as connection:
+        connection.sendall(post("[[stall=1]]", stream=True))
+        read_until(connection, b'"content":"This "')
+    assert emulator.requests[0].gone.wait(1 + SLACK)
+
+
+@pytest.mark.parametrize("directive", ["[[endless,gap=0.05]]", "[[silent]]"])
+def test_a_client_that_leaves_ends_the_providers_answer(
+    site: Server, emulator: Emulator, directive: str
+) -> None:
+    with site.connect() as connection:
+        connection.sendall(post(directive, stream=True))
+        wait_until(lambda: emulator.requests)
+    left = time.monotonic()
+    assert emulator.requests[0].gone.wait(1 + SLACK)
+    print(f"closed after {time.monotonic() - left:.2f} s")
+
+
+def test_two_hundred_slow_requests(site: Server) -> None:
+    with many_descriptors(), ExitStack() as stack:
+        connections = opened(site, post("[[wait=1]]"), 200, stack)
+        assert [outcome_of(received) for received in read_all(connections)] == ["done"] * 200
+
+
+def test_a_body_of_ten_megabytes(site: Server, emulator: Emulator) -> None:
+    """The limit is the proxy's; only what is far over it nginx refuses by itself."""
+    limit = Config.from_env({}).max_request_bytes
+    for size, expected in [
+        (limit - 1000, "done"),
+        (limit, "request_too_large"),
+        (limit + 2_000_000, "request_too_large"),
+    ]:
+        with site.connect() as connection:
+            connection.sendall(post("[[words=5]] " + "x" * size))
+            received = read_to_end(connection)
+        assert outcome_of(received) == expected
+    (received_by_provider,) = emulator.requests
+    assert len(received_by_provider.body) > limit - 2000
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code", "headers"),
+    [
+        (post("Hi", key="wrong"), 401, "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
+        (post("[[status=401]]"), 502, "provider_auth_failed", {"X-Should-Retry": "false"}),
+        (
+            post("[[status=429,code=3021,retry_after=7]]", stream=True),
+            502,
+            "provider_rate_limited",
+            {"X-Should-Retry": "true", "Retry-After": "7"},
+        ),
+        (get("/nothing"), 404, "not_found", {}),
+        (get("/"), 405, "method_not_allowed", {"Allow": "POST"}),
+        (get("/readyz"), 404, "not_found", {}),
+        (b"this is not HTTP\r\n\r\n", 400, "invalid_http", {}),
+        (get("/" + "x" * 9000), 414, "invalid_http", {}),
+        (post("Hi").replace(b"POST", b"TRACE"), 405, "invalid_http", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_errors_are_json_with_their_headers(
+    site: Server, sent: bytes, status: int, code: str, headers: dict[str, str]
+) -> None:
+    answer = answer_to(site, sent)
+    assert (answer.status, outcome(answer)) == (status, code)
+    assert {name: answer.headers[name] for name in headers} == headers
+    (request_id,) = answer.headers.get_all("X-Request-Id") or []
+    assert json.loads(answer.body)["error"]["message"].endswith(f"Request id: {request_id}")
+
+
+def test_a_proxy_that_is_down_may_be_tried_again(tmp_path: Path) -> None:
+    with nginx(serving.free_port(), tmp_path) as server:
+        answer = answer_to(server, post("Hi"))
+    assert (answer.status, outcome(answer)) == (500, "internal_error")
+    assert answer.headers["X-Should-Retry"] == "true"
+
+
+def test_a_request_that_the_proxy_had_is_not_sent_twice(
+    serve: Serve, emulator: Emulator, tmp_path: Path
+) -> None:
+    """Nor is the caller told to: it may be billed."""
+    with serve(serving.settings(emulator.url)) as proxy, nginx(proxy.port, tmp_path) as server:
+        with server.connect() as connection:
+            connection.sendall(post("[[silent]]"))
+            wait_until(lambda: emulator.requests)
+            (worker,) = workers(proxy)
+            os.kill(worker, signal.SIGKILL)
+            (answer,) = serving.answers(read_to_end(connection))
+        assert (answer.status, outcome(answer)) == (500, "internal_error")
+        assert answer.headers["X-Should-Retry"] == "false"
+        assert outcome(answer_to(server, post("Hi"))) == "done"
+    assert len(emulator.requests) == 2
+
+
+# --- what belongs together ------------------------------------------------------------------------
+
+
+def number(text: str, setting: str) -> int:
+    (line,) = [line for line in text.splitlines() if line.strip().startswith(setting)]
+    return int(line.strip().removeprefix(setting).split(";")[0].strip(" =smM"))
+
+
+def test_the_numbers_fit_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRACEFUL_TIMEOUT", raising=False)
+    site, unit = SITE.read_text(), UNIT.read_text()
+    shipped = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    assert number(site, "keepalive_timeout") < shipped["keepalive"]
+    assert number(site, "proxy_read_timeout") > Timeouts().total
+    assert number(site, "client_max_body_size") * 2**20 > Config.from_env({}).max_request_bytes
+    assert number(unit, "TimeoutStopSec") > shipped["graceful_timeout"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = UNIT.read_text().replace("/srv/llm-proxy/.venv/bin", str(Path(sys.executable).parent))
+    copy = tmp_path / UNIT.name
+    copy.write_text(unit.replace("/srv/llm-proxy", str(ROOT)))
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert UNIT.name not in result.stdout + result.stderr
