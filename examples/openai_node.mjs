@@ -21,6 +21,6 @@ try {
   console.log();
 } catch (error) {
   if (!(error instanceof OpenAI.APIError)) throw error;
-  console.error(`${error.code}: ${error.message}`);
+  console.error(`${error.code ?? "no answer"}: ${error.message}`);
   process.exitCode = 1;
 }

@@ -32,5 +32,5 @@ try:
             if chunk.usage:
                 print(f"\n{chunk.usage.total_tokens} tokens")
 except APIError as error:  # of the SDK's: a stream that breaks off raises it too
-    print(f"{error.code}: {error.message}", file=sys.stderr)
+    print(f"{error.code or 'no answer'}: {error.message}", file=sys.stderr)
     sys.exit(1)
