@@ -85,7 +85,7 @@ class CallerError(ProxyError):
     @classmethod
     def method(cls, allowed: str) -> "CallerError":
         """`allowed`: the methods, such as GET, HEAD."""
-        error = cls("method_not_allowed", f"Only {allowed} is allowed here.")
+        error = cls("method_not_allowed", f"Only {allowed.replace(', ', ' or ')} is allowed here.")
         error.headers = {"Allow": allowed}  # RFC 9110, 15.5.6 demands it
         return error
 
