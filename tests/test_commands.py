@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -374,6 +375,19 @@ def test_usage_is_a_table() -> None:
 
 def test_usage_is_json_where_it_is_asked_for() -> None:
     assert json.loads(run("--json").stdout) == summed(LOG)[0]
+
+
+def test_what_was_passed_over_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `python -m proxy` runs it, in this process."""
+    monkeypatch.setattr("sys.stdin", iter(LOG))
+    monkeypatch.setattr("sys.argv", ["proxy", "usage", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(serving.ROOT / "proxy" / "__main__.py"), run_name="__main__")
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == (summed(LOG)[0], "7 lines told of no chat completion\n")
 
 
 def test_an_empty_log_is_an_empty_table(

@@ -134,3 +134,12 @@ def test_until_the_file_is_mended_the_answer_is_500(
     assert answer.json is not None
     assert ".env" in answer.json["error"]["message"]
     assert ".env: line 1 cannot be read" in caplog.text
+
+
+def test_cores_are_counted_also_where_the_system_does_not_say_which_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert environ.cores() >= 1
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert environ.cores() == 1

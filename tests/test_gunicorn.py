@@ -330,7 +330,7 @@ LINES = {
     "TRACE / HTTP/1.1": 405,
     "FOO / HTTP/1.1": 405,
     "DELETE /v1/chat/completions HTTP/1.1": 405,
-    "GET /v1/models HTTP/1.1": 404,
+    "GET /v1/engines HTTP/1.1": 404,
     "POST // HTTP/1.1": (200, 404),  # Werkzeug's router does not see a doubled first slash
     "POST //v1/chat/completions HTTP/1.1": (200, 404),
     "POST /v1//chat/completions HTTP/1.1": 404,
@@ -536,7 +536,7 @@ def test_with_broken_settings_it_serves_500_and_says_why_once(
     with serve(env) as server:
         assert only_error(server, request()) == (500, "proxy_misconfigured")
         for name in ("LLAMA_PROVIDER_API_KEY", "LOG_LEVEL"):
-            lines = [line for line in server.log.splitlines() if f" {name}: " in line]
+            lines = [line for line in server.log.splitlines() if f'"{name}: ' in line]
             assert len(lines) == 1
 
 

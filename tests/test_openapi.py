@@ -161,6 +161,7 @@ def check(response: TestResponse, status: int, operation: dict[str, Any] = OPERA
     else:
         for event in response.get_data(as_text=True).removesuffix("\n\n").split("\n\n"):
             check_event(event.removeprefix("data: "))
+    response.close()
 
 
 def check_event(data: str) -> None:

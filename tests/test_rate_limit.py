@@ -141,6 +141,16 @@ def test_without_a_limit_nothing_of_it_is_imported(env: dict[str, str]) -> None:
     assert ran.stdout.splitlines()[-1] == "set()"
 
 
+def test_a_storage_that_cannot_be_reached_lets_requests_pass(
+    env: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody = f"redis://:s3cr3t@{HOST}:{serving.free_port()}/0"
+    client = limited(env, "1/hour", RATE_LIMIT_STORAGE=nobody)
+    assert [status(client) for _ in range(2)] == [200, 200]
+    assert "RATE_LIMIT_STORAGE: not reached (ConnectionError)" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
 # --- Redis ------------------------------------------------------------------------------------
 
 
