@@ -8,6 +8,8 @@ from flask import Response
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from proxy import sse, strict_json
+from proxy.chat_answer import Chunk, Mark, around_text
+from proxy.chat_request import ChatRequest
 from proxy.errors import CallerError, ClientGone, OperatorError, ProxyError
 from proxy.request_log import Entry
 from proxy.strict_json import JSON
@@ -19,30 +21,51 @@ def whole(value: JSON, status: int = 200, headers: Mapping[str, str] | None = No
     return Response(body, status, headers, content_type="application/json")
 
 
-def stream(chunks: Iterator[JSON], entry: Entry) -> Response:
+def stream(chat: ChatRequest, chunks: Iterator[Chunk], entry: Entry) -> Response:
     """Server-sent events. The first chunk is awaited: until then a failure keeps its status."""
-    first = next(chunks)
+    first = next(chunk for chunk in chunks if chunk is not Mark.PAUSE)
     entry.first_token()
     return Response(
-        _events(chain([first], chunks), entry),
+        _counted(_events(chat, chain([first], chunks), entry), entry),
         content_type="text/event-stream; charset=utf-8",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-def _events(chunks: Iterable[JSON], entry: Entry) -> Iterator[bytes]:
-    """[DONE] only after a whole answer: a cut one ends with an error event, never with it."""
+def _events(chat: ChatRequest, chunks: Iterable[Chunk], entry: Entry) -> Iterator[bytes]:
+    """What has come is sent at once, in one piece however many events it is.
+
+    [DONE] only after a whole answer: a cut one ends with an error event, never with it.
+    """
+    before, after = around_text(chat)  # built once: most of a stream is text
+    before, after = sse.BEFORE + before, after + sse.AFTER
+    ready: list[bytes] = []
     try:
         for chunk in chunks:
-            yield entry.counted(sse.event(strict_json.dumps(chunk)))
-        yield entry.counted(sse.event(sse.DONE))
-    except GeneratorExit:
-        entry.client_gone()
-        raise
+            if isinstance(chunk, str):
+                ready.append(before + strict_json.dumps(chunk) + after)
+            elif chunk is not Mark.PAUSE:
+                ready.append(sse.event(strict_json.dumps(chunk)))
+            elif ready:
+                yield b"".join(ready)
+                ready.clear()
+        ready.append(sse.event(sse.DONE))
     except Exception as error:
         failure = as_failure(error)
         entry.failed(error, failure, begun=True)
-        yield entry.counted(sse.event(strict_json.dumps(failure.to_json(entry.request_id))))
+        ready.append(sse.event(strict_json.dumps(failure.to_json(entry.request_id))))
+    yield b"".join(ready)
+
+
+def _counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
+    """The pieces, with what the log says of them."""
+    try:
+        for piece in pieces:
+            entry.size += len(piece)
+            yield piece
+    except GeneratorExit:
+        entry.client_gone()
+        raise
     finally:
         entry.over()
 

@@ -4,16 +4,19 @@ https://platform.openai.com/docs/api-reference/chat/object and /chat/streaming. 
 read into `Part`s and every answer is written from them, so what clients rely on stands here once.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from proxy import usage
+from proxy import strict_json, usage
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProviderError
 from proxy.strict_json import JSON
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ToolCall:
     """A call, or the next piece of one. `arguments` is JSON text, or a piece of it."""
 
@@ -23,28 +26,52 @@ class ToolCall:
     arguments: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Mark(Enum):
+    """What a stream has between its parts."""
+
+    PAUSE = "all that has come so far is told"
+    DONE = "[DONE]"
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Part(NamedTuple):  # made for each token, and so of the kind that costs least
     """What a whole answer, or one event of a stream, says; None is what it does not say."""
 
     content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[ToolCall] = field(default_factory=list)
+    tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None  # one of FINISH_REASONS
     usage: JSON | None = None
     logprobs: JSON | None = None
-    extra: JSON = field(default_factory=dict)  # more keys of the message, relayed as they came
-    fields: JSON = field(default_factory=dict)  # more keys beside choices, relayed as they came
+    extra: Mapping[str, Any] = _NOTHING  # more keys of the message, relayed as they came
+    fields: Mapping[str, Any] = _NOTHING  # more keys beside choices, relayed as they came
     has_choices: bool = True  # said in OpenAI's form, not in the provider's own
 
     @property
     def is_answer(self) -> bool:
         """An empty string is an answer; nothing at all is none."""
         said = self.content is not None or self.finish_reason is not None
-        called = any(call.name for call in self.tool_calls)
-        return said or called or bool(self.reasoning or self.extra)
+        return (
+            said or bool(self.reasoning or self.extra) or any(call.name for call in self.tool_calls)
+        )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it tells a piece of the content and nothing else, as most events do."""
+        return bool(self.content) and not (
+            self.reasoning
+            or self.tool_calls
+            or self.finish_reason
+            or self.usage
+            or self.logprobs
+            or self.extra
+            or self.fields
+        )
 
 
+Chunk = JSON | str | Mark  # as `chunks` yields them
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
 
 
@@ -77,23 +104,30 @@ def completion(chat: ChatRequest, part: Part, *, token_limit: int | None) -> JSO
 
 def chunks(
     chat: ChatRequest,
-    parts: Iterable[Part | None],
+    parts: Iterable[Part | Mark],
     used: usage.OfAnswer,
     *,
     token_limit: int | None,
-) -> Iterator[JSON]:
+) -> Iterator[Chunk]:
     """The chunks of a stream in the order that clients need: role, deltas, finish, usage.
 
-    `parts` as the provider says them, None for its [DONE]; their usage is added to `used`, asked
-    for or not. Raises ProviderError where there is no answer, or a cut one: the end came, and
-    neither a [DONE] nor a finish_reason before it.
+    Most tell a piece of the content and nothing else: such a one is that text, which `text_chunk`
+    knows how to write. Pauses are passed on. The usage is added to `used`, asked for or not. Raises
+    ProviderError where there is no answer, or a cut one: the end came, and neither a [DONE] nor a
+    finish_reason before it.
     """
     told = _Told(chat, used)
     for part in parts:
-        if part is None:
+        if part is Mark.DONE:
             break
+        if isinstance(part, Mark):
+            yield part
+            continue
         if part.is_answer and not told.is_answer:  # until then a failure keeps its status
             yield _chunk(chat, {"role": "assistant", "content": ""})
+        if part.is_text:
+            yield told.text(part)
+            continue
         delta = told.delta(part)
         if told.is_answer and (delta or part.logprobs):
             yield {**part.fields, **_chunk(chat, delta, logprobs=part.logprobs)}
@@ -111,6 +145,13 @@ def chunks(
         yield {**_head(chat, "chat.completion.chunk"), "choices": [], "usage": total}
 
 
+def around_text(chat: ChatRequest) -> tuple[bytes, bytes]:
+    """What stands before and after the JSON of a text in the chunk that tells it and no more."""
+    mark = b'"content":'
+    before, _, after = strict_json.dumps(_chunk(chat, {"content": None})).partition(mark + b"null")
+    return before + mark, after
+
+
 class _Told:
     """What a stream has said so far."""
 
@@ -121,6 +162,13 @@ class _Told:
         self.finish_reason: str | None = None
         self.calls: dict[int, bool] = {}  # those begun, by index, and whether they have arguments
         self.used = used
+
+    def text(self, part: Part) -> str:
+        """The piece of the content that a part adds, where it is_text."""
+        self.is_answer = True
+        self.has_choices = self.has_choices or part.has_choices
+        assert part.content
+        return part.content
 
     def delta(self, part: Part) -> JSON:
         """What this part adds to the message."""

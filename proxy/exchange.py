@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from proxy import sse, strict_json
-from proxy.chat_answer import Part
+from proxy.chat_answer import Mark, Part
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProviderError
 from proxy.providers import Provider, Refusal
@@ -12,8 +12,8 @@ from proxy.strict_json import JSON
 from proxy.upstream import Reply
 
 
-def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part | None]:
-    """As the provider says them, None for its [DONE]; a whole answer is one part.
+def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part | Mark]:
+    """As the provider says them, with its pauses and its [DONE]; a whole answer is one part.
 
     What came decides, not what was asked. Raises ProxyError, a refusal at the first step.
     """
@@ -21,20 +21,24 @@ def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part 
         raise provider.error(chat, Refusal(reply.status, reply.headers, _page(reply)))
     if not reply.is_event_stream:
         yield provider.part(chat, _object(reply.read()))
-        yield None
+        yield Mark.DONE
         return
     try:
         for data in sse.events(reply.pieces()):
-            if data:  # some servers keep a stream alive with empty events
-                yield None if data == sse.DONE else provider.part(chat, _object(data))
+            if data == sse.PAUSE:  # an empty event too: some servers keep a stream alive so
+                yield Mark.PAUSE
+            elif data == sse.DONE:
+                yield Mark.DONE
+            else:
+                yield provider.part(chat, _object(data))
     except sse.EventTooLong:
         raise ProviderError("provider_bad_answer", seen="an event without an end") from None
 
 
-def whole(parts: Iterator[Part | None]) -> Part:
+def whole(parts: Iterator[Part | Mark]) -> Part:
     """The only part. Raises ProviderError where it is not the only one."""
     match list(islice(parts, 2)):
-        case [Part() as part, None]:
+        case [Part() as part, Mark.DONE]:
             return part
     raise ProviderError("provider_bad_answer", seen="a stream that was not asked for")
 

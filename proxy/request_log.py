@@ -47,11 +47,6 @@ class Entry:
         """The first token is on its way."""
         self._first_token = time.monotonic()
 
-    def counted(self, piece: bytes) -> bytes:
-        """A piece of a stream, on its way."""
-        self.size += len(piece)
-        return piece
-
     def answered(self, status: int, size: int) -> None:
         """The answer begins; `size` in bytes, 0 for a stream. A caller who left is told nothing."""
         if self.ended != CLIENT_GONE:

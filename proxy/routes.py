@@ -86,9 +86,8 @@ def chat_completions() -> Response:
         resources.callback(reply.close)
         parts = exchange.parts(provider, chat, reply)
         if chat.stream:
-            response = answers.stream(
-                chunks(chat, parts, entry.used, token_limit=provider.token_limit), entry
-            )
+            said = chunks(chat, parts, entry.used, token_limit=provider.token_limit)
+            response = answers.stream(chat, said, entry)
         else:
             answer = completion(chat, exchange.whole(parts), token_limit=provider.token_limit)
             entry.used.add(answer["usage"], is_final=True)

@@ -91,7 +91,18 @@ def streamed(
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
     parts = exchange.parts(provider, asked, _Reply(list(pieces), is_event_stream))
     limit = provider.token_limit and (asked.max_tokens or provider.token_limit)
-    return chat_answer.chunks(asked, parts, usage.OfAnswer(), token_limit=limit)
+    return as_json(asked, chat_answer.chunks(asked, parts, usage.OfAnswer(), token_limit=limit))
+
+
+def as_json(asked: ChatRequest, chunks: Iterable[chat_answer.Chunk]) -> Iterator[dict[str, Any]]:
+    """The chunks as they are sent; between them are only pauses."""
+    before, after = chat_answer.around_text(asked)
+    for chunk in chunks:
+        if isinstance(chunk, str):
+            yield json.loads(before + json.dumps(chunk).encode() + after)
+        elif chunk is not chat_answer.Mark.PAUSE:
+            assert isinstance(chunk, dict)
+            yield chunk
 
 
 def as_bytes(body: Any) -> bytes:

@@ -1,12 +1,22 @@
 """What a caller gets: complete, in OpenAI's form, whatever the provider left out."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from recorded import Told, chat
+from recorded import Told, as_json, chat
 
-from proxy.chat_answer import FINISH_REASONS, Part, ToolCall, chunks, completion
+from proxy.chat_answer import (
+    FINISH_REASONS,
+    Mark,
+    Part,
+    ToolCall,
+    around_text,
+    chunks,
+    completion,
+)
 from proxy.errors import ProviderError
 from proxy.usage import OfAnswer
 
@@ -24,8 +34,10 @@ def answer(part: Part, *, token_limit: int | None = None) -> dict[str, Any]:
 
 
 def stream(*parts: Part | None, limit: int | None = None, usage: bool = True) -> list[Any]:
+    """The chunks; None among the parts is their [DONE]."""
     asked = chat(stream=True, stream_options={"include_usage": usage})
-    return list(chunks(asked, parts, OfAnswer(), token_limit=limit))
+    said = [Mark.DONE if part is None else part for part in parts]
+    return list(as_json(asked, chunks(asked, said, OfAnswer(), token_limit=limit)))
 
 
 def told(*parts: Part | None, limit: int | None = None) -> Told:
@@ -69,7 +81,7 @@ def call(**more: Any) -> ToolCall:
         (Part(content="4", reasoning="Hm."), {"content": "4", "reasoning_content": "Hm."}),
         (Part(content="4", reasoning=""), {"content": "4"}),
         (
-            Part(tool_calls=[call(id="c", name="f", arguments='{"a":1}')]),
+            Part(tool_calls=(call(id="c", name="f", arguments='{"a":1}'),)),
             {
                 "content": None,
                 "tool_calls": [
@@ -82,7 +94,7 @@ def call(**more: Any) -> ToolCall:
             },
         ),
         (
-            Part(content="", tool_calls=[call(name="f"), call(name="g", arguments="")]),
+            Part(content="", tool_calls=(call(name="f"), call(name="g", arguments=""))),
             {
                 "content": "",
                 "tool_calls": [
@@ -134,9 +146,9 @@ def test_no_answer(part: Part) -> None:
 LIMIT_REACHED = Part(content="a", usage=used(1, 256), **NATIVE)
 ENDS = [
     ("the provider's", Part(content="a", finish_reason="content_filter"), "content_filter"),
-    ("also beside calls", Part(tool_calls=[call(name="f")], finish_reason="stop"), "stop"),
-    ("calls", Part(tool_calls=[call(name="f")], **NATIVE), "tool_calls"),
-    ("calls at the limit", Part(tool_calls=[call(name="f")], usage=used(1, 256)), "tool_calls"),
+    ("also beside calls", Part(tool_calls=(call(name="f"),), finish_reason="stop"), "stop"),
+    ("calls", Part(tool_calls=(call(name="f"),), **NATIVE), "tool_calls"),
+    ("calls at the limit", Part(tool_calls=(call(name="f"),), usage=used(1, 256)), "tool_calls"),
     ("the limit reached", LIMIT_REACHED, "length"),
     ("the limit passed", Part(content="a", usage=used(1, 257), **NATIVE), "length"),
     ("under the limit", Part(content="a", usage=used(1, 255), **NATIVE), "stop"),
@@ -254,7 +266,7 @@ def test_all_in_one_part() -> None:
     part = Part(
         content="4",
         reasoning="Hm.",
-        tool_calls=[call(name="f", arguments="{}")],
+        tool_calls=(call(name="f", arguments="{}"),),
         finish_reason="stop",
         usage=used(9, 2),
     )
@@ -294,7 +306,7 @@ def test_the_role_waits_until_something_is_said() -> None:
     assert not read
     assert next(said) == ROLE
     assert len(read) == 3
-    assert next(said) == chunk({"content": "a"})
+    assert next(said) == "a"
     assert len(read) == 3  # each token leaves before the next is awaited
 
 
@@ -314,11 +326,32 @@ def test_a_cut_stream_has_no_end(parts: list[Part | None], code: str, heard: int
     """Neither [DONE] nor a finish_reason before the end: no finish, no usage, but a failure."""
     got = []
     with pytest.raises(ProviderError) as caught:
-        for said in chunks(chat(stream=True), parts, OfAnswer(), token_limit=None):
-            got.append(said)
+        said = [Mark.DONE if part is None else part for part in parts]
+        asked = chat(stream=True)
+        for told in as_json(asked, chunks(asked, said, OfAnswer(), token_limit=None)):
+            got.append(told)
     assert caught.value.code == code
     assert len(got) == heard
-    assert not any(said["choices"][0]["finish_reason"] for said in got)
+    assert not any(told["choices"][0]["finish_reason"] for told in got)
+
+
+def test_pauses_are_passed_on_and_mean_nothing() -> None:
+    parts = [Mark.PAUSE, Part(content="a"), Mark.PAUSE, Mark.DONE]
+    role, *rest = chunks(chat(stream=True), parts, OfAnswer(), token_limit=None)
+    assert role is Mark.PAUSE
+    assert [chunk for chunk in rest if not isinstance(chunk, dict)] == ["a", Mark.PAUSE]
+
+
+@pytest.mark.parametrize("model", ["m", 'a"content":null', "\\"])
+def test_a_text_is_written_as_any_chunk(model: str) -> None:
+    """What stands round it is a chunk like the others, whatever the model is called."""
+    asked = replace(chat(stream=True), model=model)
+    before, after = around_text(asked)
+    said = json.loads(before + b'"Hi"' + after)
+    assert said["choices"] == [
+        {"index": 0, "delta": {"content": "Hi"}, "logprobs": None, "finish_reason": None}
+    ]
+    assert (said["model"], said["id"], said["created"]) == (model, asked.id, asked.created)
 
 
 def test_what_comes_after_done_is_not_read() -> None:
@@ -438,7 +471,7 @@ def test_usage_may_come_before_the_text() -> None:
 )
 def test_tool_calls_in_pieces(pieces: list[list[ToolCall]], calls: list[tuple[str, str]]) -> None:
     """A call is named, with its id and type, in its first delta only."""
-    got = told(*(Part(tool_calls=piece) for piece in pieces), None)
+    got = told(*(Part(tool_calls=tuple(piece)) for piece in pieces), None)
     assert got.calls == calls
     assert got.finish == "tool_calls"
 
@@ -449,7 +482,7 @@ def test_the_deltas_of_a_tool_call() -> None:
         call(index=0, id="c", name="f", arguments="{}"),
         call(name="g"),
     ]
-    said = stream(*(Part(tool_calls=[piece]) for piece in pieces), None)
+    said = stream(*(Part(tool_calls=(piece,)) for piece in pieces), None)
     deltas = [one["choices"][0]["delta"] for one in said[1:4]]
     first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
     second = {"index": 0, "function": {"arguments": "{}"}}
@@ -465,5 +498,5 @@ def test_the_deltas_of_a_tool_call() -> None:
 def test_a_call_without_a_name_is_no_answer() -> None:
     """A whole one has nothing to call; in a stream its deltas say nothing."""
     with pytest.raises(ProviderError) as caught:
-        stream(Part(tool_calls=[call(arguments="{}")]), None)
+        stream(Part(tool_calls=(call(arguments="{}"),)), None)
     assert caught.value.code == "provider_bad_answer"

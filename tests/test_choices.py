@@ -83,12 +83,12 @@ def test_the_finish_reason_error_is_a_failure() -> None:
 )
 def test_tool_calls(raw: dict[str, Any], call: ToolCall) -> None:
     """Nested or flat, with object or string arguments, with and without ids."""
-    assert choices.tool_calls([raw]) == [call]
+    assert choices.tool_calls([raw]) == (call,)
 
 
 @pytest.mark.parametrize("raw", [None, {}, "f", 1, [], [None], ["f"], [[]]])
 def test_what_is_no_tool_call(raw: Any) -> None:
-    assert choices.tool_calls(raw) == []
+    assert choices.tool_calls(raw) == ()
 
 
 def test_a_bool_is_no_index() -> None:

@@ -8,7 +8,7 @@ import pytest
 from recorded import chat
 
 from proxy import exchange, sse
-from proxy.chat_answer import Part
+from proxy.chat_answer import Mark, Part
 from proxy.errors import ProviderError
 from proxy.providers.openai_compatible import OpenAICompatible
 
@@ -35,21 +35,25 @@ class Reply:
         return b"".join(self.pieces())
 
 
-def parts(*sent: bytes | None, status: int = 200, stream: bool = False) -> Iterator[Part | None]:
+def parts(*sent: bytes | None, status: int = 200, stream: bool = False) -> Iterator[Part | Mark]:
     return exchange.parts(PROVIDER, chat(), Reply([*sent], status, stream))  # type: ignore[arg-type]
 
 
 def test_a_whole_answer_is_one_part() -> None:
     first, end = parts(TEXT)
-    assert first
+    assert isinstance(first, Part)
     assert first.content == "Hi"
-    assert end is None
+    assert end is Mark.DONE
 
 
-def test_a_stream_has_a_part_for_each_event_and_none_for_an_empty_one() -> None:
-    events = [sse.event(TEXT), b"data:\n\n", sse.event(TEXT), sse.event(sse.DONE)]
-    said = [part and part.content for part in parts(*events, stream=True)]
-    assert said == ["Hi", "Hi", None]
+def test_a_stream_has_a_part_for_each_event_and_a_pause_after_each_piece() -> None:
+    """An empty event is a pause too."""
+    events = [sse.event(TEXT) * 2, b"data:\n\n", sse.event(TEXT) + sse.event(sse.DONE)]
+    said = [
+        part if isinstance(part, Mark) else part.content for part in parts(*events, stream=True)
+    ]
+    pauses = [Mark.PAUSE] * 3
+    assert said == ["Hi", "Hi", *pauses, "Hi", Mark.DONE, Mark.PAUSE]
 
 
 NONSENSE = {
@@ -87,7 +91,7 @@ def test_the_status_of_a_refusal_is_a_fact_whatever_its_body(body: bytes | None)
 
 def test_whole_takes_one_part_that_has_an_end() -> None:
     part = Part(content="Hi")
-    assert exchange.whole(iter([part, None])) is part
-    for others in ([part], [part, part], [None], []):
+    assert exchange.whole(iter([part, Mark.DONE])) is part
+    for others in ([part], [part, part], [Mark.DONE], []):
         with pytest.raises(ProviderError):
             exchange.whole(iter(others))

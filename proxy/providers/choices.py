@@ -15,14 +15,13 @@ def part(frame: JSON, *, relay: bool = False) -> Part:
     choice = first_object(frame.get("choices"))
     message = first_object([choice.get("message") or choice.get("delta")])
     extra = {k: v for k, v in message.items() if k not in _OURS and v is not None} if relay else {}
-    usage, logprobs = frame.get("usage"), choice.get("logprobs")
     return Part(
         content=text(message.get("content")),
         reasoning=text(message.get("reasoning_content") or message.get("reasoning")),
         tool_calls=tool_calls(message.get("tool_calls")),
         finish_reason=finish_reason(choice.get("finish_reason")),
-        usage=usage if isinstance(usage, dict) else None,
-        logprobs=logprobs if isinstance(logprobs, dict) else None,
+        usage=object_or_none(frame.get("usage")),
+        logprobs=object_or_none(choice.get("logprobs")),
         extra=extra,
         has_choices=bool(choice),
     )
@@ -32,6 +31,11 @@ def first_object(values: Any) -> JSON:
     """The first of a list, where it is an object; else an empty one."""
     first = values[0] if isinstance(values, list) and values else None
     return first if isinstance(first, dict) else {}
+
+
+def object_or_none(value: Any) -> JSON | None:
+    """Where it is an object."""
+    return value if isinstance(value, dict) else None
 
 
 def text(value: Any) -> str | None:
@@ -47,11 +51,11 @@ def _is_text_part(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("text"), str)
 
 
-def tool_calls(raw_calls: Any) -> list[ToolCall]:
+def tool_calls(raw_calls: Any) -> tuple[ToolCall, ...]:
     """Calls in OpenAI's form, {id, function: {name, arguments}}, or flat, {name, arguments}."""
     if not isinstance(raw_calls, list):
-        return []
-    return [_tool_call(raw) for raw in raw_calls if isinstance(raw, dict)]
+        return ()
+    return tuple(_tool_call(raw) for raw in raw_calls if isinstance(raw, dict))
 
 
 def _tool_call(raw: JSON) -> ToolCall:

@@ -4,7 +4,7 @@ OpenAI itself, Anthropic's compatible endpoint, Ollama, vLLM, llama.cpp, Workers
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from proxy import strict_json
@@ -44,7 +44,7 @@ class OpenAICompatible:
         if frame.get("error"):
             raise _error(frame, Refusal(_status_in(frame["error"])))
         fields = {name: value for name, value in frame.items() if name not in _OURS}
-        return replace(choices.part(frame, relay=True), fields=fields)
+        return choices.part(frame, relay=True)._replace(fields=fields)
 
     def error(self, chat: ChatRequest, refusal: Refusal) -> ProxyError:
         return _error(refusal.json(), refusal)

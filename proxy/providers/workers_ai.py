@@ -6,7 +6,7 @@ the others, and the shapes, are those recorded in tests/samples.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from proxy import strict_json
@@ -64,17 +64,18 @@ class WorkersAI:
         result = frame.get("result", frame)
         if not isinstance(result, dict):
             raise ProviderError("provider_bad_answer", seen="a result that is no object")
+        native = _native_part(result)
+        if "choices" not in result and "output" not in result:
+            return native
         part = choices.part(result)
         if isinstance(result.get("output"), list):
             part = _responses_part(part, result)
         if "delta" in choices.first_object(result.get("choices")):
             return part  # an event that says it twice, in OpenAI's form and in its own
-        content = part.content or choices.text(result.get("response"))
-        return replace(
-            part,
-            content=part.content if content is None else content,
-            tool_calls=part.tool_calls or choices.tool_calls(result.get("tool_calls")),
-            finish_reason=part.finish_reason or choices.finish_reason(result.get("finish_reason")),
+        return part._replace(
+            content=part.content if native.content is None else part.content or native.content,
+            tool_calls=part.tool_calls or native.tool_calls,
+            finish_reason=part.finish_reason or native.finish_reason,
         )
 
     def error(self, chat: ChatRequest, refusal: Refusal) -> ProxyError:
@@ -105,6 +106,17 @@ def _unwrap_response_format(body: JSON) -> bool:
     return bool(wanted)
 
 
+def _native_part(result: JSON) -> Part:
+    """Its own form: {response, tool_calls, finish_reason, usage}, each where there is one."""
+    return Part(
+        content=choices.text(result.get("response")),
+        tool_calls=choices.tool_calls(result.get("tool_calls")),
+        finish_reason=choices.finish_reason(result.get("finish_reason")),
+        usage=choices.object_or_none(result.get("usage")),
+        has_choices=False,
+    )
+
+
 def _responses_part(part: Part, result: JSON) -> Part:
     """The form of OpenAI's Responses: a list of outputs (gpt-oss with `input`)."""
 
@@ -112,8 +124,7 @@ def _responses_part(part: Part, result: JSON) -> Part:
         outputs = [item for item in result["output"] if isinstance(item, dict)]
         return [item for item in outputs if item.get("type") == kind]
 
-    return replace(
-        part,
+    return part._replace(
         content=_joined(of("message")),
         reasoning=_joined(of("reasoning")),
         tool_calls=choices.tool_calls(of("function_call")),
