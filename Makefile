@@ -13,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 LIMITED := $(RATE_LIMIT)$(shell grep -s '^ *\(export *\)\?RATE_LIMIT *=.' .env)
 
-.PHONY: run test servers test-clients soak check audit lock clean
+.PHONY: run test servers test-clients soak bench bench-growth check audit lock clean
 
 run: .venv/run.done $(if $(LIMITED),.venv/limits.done)
 	@exec $(BIN)/python -m scripts.run
@@ -40,7 +40,10 @@ lock: .venv/python.done
 	$(LOCK) requirements-test.in --output-file requirements-test.txt
 	$(LOCK) requirements-audit.in --output-file requirements-audit.txt
 	$(LOCK) requirements-clients.in --output-file requirements-clients.txt
+	$(LOCK) requirements-bench.in --output-file requirements-bench.txt
+	$(LOCK) requirements-bench-litellm.in --output-file requirements-bench-litellm.txt --override bench/peers/litellm-overrides.txt
 	cd tests/clients && npm install --package-lock-only --omit-lockfile-registry-resolved
+	cd bench/peers && npm install --package-lock-only --omit-lockfile-registry-resolved
 
 # The clients that people use, each with its own packages; those for Node are tested where Node is.
 test-clients: .venv/test.done .venv-clients/done tests/clients/node_modules/done
@@ -49,6 +52,14 @@ test-clients: .venv/test.done .venv-clients/done tests/clients/node_modules/done
 # Half an hour at half capacity with 5 % faults: nothing may grow. SOAK_MINUTES=5 for less.
 soak: .venv/run.done
 	$(BIN)/python -m scripts.soak
+
+# What the proxy costs beside its peers, and how that grows: each in less than 8 minutes, with nginx
+# from the system, alone on the machine. PEERS=all: with those that take long to install.
+bench: .venv/run.done .venv-bench/done $(if $(PEERS),.venv-bench-litellm/done bench/peers/node_modules/done)
+	@exec .venv-bench/bin/python -m bench $(PEERS)
+
+bench-growth: .venv/run.done .venv-bench/done
+	@exec .venv-bench/bin/python -m bench growth
 
 # What is installed is what was locked, and no .pth file runs at every start of Python. Known holes
 # are a report and no gate: they come from the network, and on any day.
@@ -63,7 +74,7 @@ audit: .venv/python.done
 		|| echo 'pip-audit: see above; a report, no gate'
 
 clean:
-	rm -rf .venv .venv-clients tests/clients/node_modules
+	rm -rf .venv .venv-clients .venv-bench .venv-bench-litellm tests/clients/node_modules bench/peers/node_modules
 
 .venv/python.done:
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
@@ -86,10 +97,10 @@ clean:
 	@$(PIP_INSTALL) -r requirements-test.txt
 	@touch $@
 
-.venv-clients/done: requirements-clients.txt | .venv/python.done
-	@echo 'Installing what requirements-clients.txt lists into .venv-clients ...'
-	@$(BIN)/python -m venv .venv-clients
-	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+.venv-%/done: requirements-%.txt | .venv/python.done
+	@echo 'Installing what $< lists into .venv-$* ...'
+	@$(BIN)/python -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
 tests/clients/node_modules/done: tests/clients/package-lock.json
@@ -97,3 +108,12 @@ tests/clients/node_modules/done: tests/clients/package-lock.json
 	@if command -v npm >/dev/null; then \
 		cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules/done; \
 		else echo 'npm is missing: the tests of the clients for Node will be skipped'; fi
+
+# Portkey answers each stream with 500 on these Nodes ("TypeError: immutable"): the headers of what
+# it fetched cannot be changed, a copy of them can.
+PORTKEY := bench/peers/node_modules/@portkey-ai/gateway/build/start-server.js
+bench/peers/node_modules/done: bench/peers/package-lock.json
+	@echo 'Installing what bench/peers/package-lock.json lists ...'
+	@cd bench/peers && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@sed -i 's/:new Response(p,e)}const Ad/:new Response(p,{status:e.status,headers:new Headers(e.headers)})}const Ad/' $(PORTKEY)
+	@touch $@
