@@ -13,10 +13,10 @@ from types import FrameType
 
 from bench import growth
 from bench.measure import measure
-from bench.processes import CORES, LOAD_CORE, NotReady, stand_in
+from bench.processes import CORES, LOAD_CORE, NotReady
 from bench.report import tables
 from bench.rounds import MINUTES, measured
-from bench.targets import SLOW_TO_INSTALL, USUAL
+from bench.targets import Target, ours, slow_to_install, stand_in, usual_peers
 
 DESCRIPTORS = 5000  # of ours, and of each target
 
@@ -25,13 +25,11 @@ def main(arguments: list[str]) -> int:
     """The exit status."""
     try:
         _prepare()
-        with stand_in() as provider:
+        with stand_in() as direct:
             if arguments == ["growth"]:
-                growth.main(provider)
+                growth.main(direct)
             else:
-                targets = USUAL + SLOW_TO_INSTALL * (arguments == ["all"])
-                cases = {target.name: partial(measure, target, provider) for target in targets}
-                print(f"\n{tables(measured('targets', cases, most=3), yardstick='ours')}")
+                _compare(direct, also_slow=arguments == ["all"])
     except NotReady as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -39,6 +37,14 @@ def main(arguments: list[str]) -> int:
         print("bench: ended before its time", file=sys.stderr)
         return 130
     return 0
+
+
+def _compare(direct: Target, *, also_slow: bool) -> None:
+    targets = [direct, ours(direct), *usual_peers(direct)]
+    if also_slow:
+        targets += slow_to_install(direct)
+    cases = {target.name: partial(measure, target, direct) for target in targets}
+    print(f"\n{tables(measured('targets', cases, most=3), yardstick='ours')}")
 
 
 def _prepare() -> None:

@@ -5,11 +5,11 @@ from functools import partial
 
 from bench import plot
 from bench.load import run
-from bench.measure import FIRST, Figures, costing, flat_out, percentile, requests, streams
+from bench.measure import FIRST, Figures, Found, costing, flat_out, percentile, requests, streams
 from bench.processes import CORES
 from bench.report import Column, table
 from bench.rounds import Case, Rounds, measured
-from bench.targets import DIRECT, ours, running
+from bench.targets import Target, ours, running
 
 STREAMS = (1, 10, 100, 500, 1000, 2000)
 SIZES = {"1 KB": 10**3, "10 KB": 10**4, "100 KB": 10**5, "1 MB": 10**6}
@@ -41,27 +41,27 @@ _WORKER_COLUMNS = [
 ]
 
 
-def main(provider: int) -> None:
+def main(direct: Target) -> None:
     """Measure, print the tables, draw the plots."""
     groups: dict[str, tuple[list[Column], dict[str, Case]]] = {
         "Open streams, 5 tokens a second each": (
             _STREAM_COLUMNS,
             {
-                **{f"{n:,} streams": partial(_open_streams, provider, n) for n in STREAMS},
-                "2,000, two workers": partial(_open_streams, provider, 2000, workers=2),
+                **{f"{n:,} streams": partial(_open_streams, direct, n) for n in STREAMS},
+                "2,000, two workers": partial(_open_streams, direct, 2000, workers=2),
             },
         ),
         "Size of the request": (
             _SIZE_COLUMNS,
-            {f"body of {n}": partial(_size, provider, body=s) for n, s in BODIES.items()},
+            {f"body of {n}": partial(_size, direct, body=s) for n, s in BODIES.items()},
         ),
         "Size of the answer": (
             _SIZE_COLUMNS,
-            {f"answer of {n}": partial(_size, provider, answer=s) for n, s in ANSWERS.items()},
+            {f"answer of {n}": partial(_size, direct, answer=s) for n, s in ANSWERS.items()},
         ),
         "Workers; the second is on the core of the load": (
             _WORKER_COLUMNS,
-            {"one": partial(_workers, provider, 1), "two": partial(_workers, provider, 2)},
+            {"one": partial(_workers, direct, 1), "two": partial(_workers, direct, 2)},
         ),
     }
     cases = {name: case for _, group in groups.values() for name, case in group.items()}
@@ -79,12 +79,12 @@ def _draw(rounds: Rounds) -> None:
     plot.sizes({"request": (BODIES, bodies), "answer": (ANSWERS, answers)})
 
 
-def _open_streams(provider: int, count: int, workers: int = 1) -> tuple[Figures, Counter[str]]:
+def _open_streams(direct: Target, count: int, workers: int = 1) -> Found:
     """So many at once: begun 250 a second, each open for 12 seconds; what waits is let wait."""
-    with running(ours(workers), provider, CORES[:workers]) as target:
-        ask = target.ask(f"[[tokens=60,first={FIRST},gap=0.2]]", tokens=60)
-        with costing(target) as cost:
-            tally = run(ask, clients=count, times=1, stagger=count / 250, deadline=45)
+    target = ours(direct, workers)
+    ask = target.ask(f"[[tokens=60,first={FIRST},gap=0.2]]", tokens=60)
+    with running(target, CORES[:workers]) as process, costing(process) as cost:
+        tally = run(ask, clients=count, times=1, stagger=count / 250, deadline=45)
     added = [seconds - FIRST for seconds in tally.first]
     figures: Figures = {
         "asked": tally.asked,
@@ -98,15 +98,13 @@ def _open_streams(provider: int, count: int, workers: int = 1) -> tuple[Figures,
     return figures, tally.errors
 
 
-def _size(provider: int, body: int = 0, answer: int = 0) -> tuple[Figures, Counter[str]]:
-    """One client after the other, with so large a body or answer."""
-    with running(ours(), provider) as target, running(DIRECT, provider) as direct:
-        ask, past = (
-            each.ask(f"[[size={answer}]]", padding=body, size=answer) for each in (target, direct)
-        )
-        floor = run(past, clients=1, seconds=0.5, deadline=5)
-        with costing(target) as cost:
-            tally = run(ask, clients=1, seconds=2.5, deadline=10)
+def _size(direct: Target, body: int = 0, answer: int = 0) -> Found:
+    """One client, one request after the other, with so large a body or answer."""
+    target, marker = ours(direct), f"[[size={answer}]]"
+    floor = run(direct.ask(marker, padding=body, size=answer), clients=1, seconds=0.5, deadline=5)
+    ask = target.ask(marker, padding=body, size=answer)
+    with running(target) as process, costing(process) as cost:
+        tally = run(ask, clients=1, seconds=2.5, deadline=10)
     each = cost.of_each(tally.good)
     p50, least = (percentile(tally.answered, 0.5) for tally in (tally, floor))
     figures = {
@@ -117,12 +115,13 @@ def _size(provider: int, body: int = 0, answer: int = 0) -> tuple[Figures, Count
     return figures, tally.errors
 
 
-def _workers(provider: int, count: int) -> tuple[Figures, Counter[str]]:
+def _workers(direct: Target, count: int) -> Found:
     figures: Figures = {}
     errors: Counter[str] = Counter()
+    target = ours(direct, count)
     for scenario in (requests, streams, flat_out):
-        with running(ours(count), provider, CORES[:count]) as target:
-            found, wrong = scenario(target, provider)
+        with running(target, CORES[:count]) as process:
+            found, wrong = scenario(target, process, direct)
         figures |= found
         errors += wrong
     return figures, errors

@@ -67,18 +67,19 @@ def run(
     while (due or busy) and now < started + deadline:
         while due and due[0][0] <= now:
             _, number = heapq.heappop(due)
-            if left[number] and now < started + seconds:
-                left[number] -= 1
-                busy[crowd[number].ask(now)] = number
-            else:
-                crowd[number].close()
-        wakes_at = due[0][0] if due else started + deadline * bool(busy)
+            left[number] -= 1
+            busy[crowd[number].ask(now)] = number
+        wakes_at = due[0][0] if due else started + deadline
         for descriptor, events in poll.poll(max(0.0, wakes_at - now)):
             number, now = busy[descriptor], time.monotonic()
-            if (verdict := crowd[number].go_on(events, now)) is not None:
-                del busy[descriptor]
-                tally.elapsed = now - started
-                heapq.heappush(due, (now + _PAUSE * (verdict != ""), number))
+            if (wrong := crowd[number].go_on(events, now)) is None:
+                continue
+            del busy[descriptor]
+            tally.elapsed = now - started
+            if left[number] and now < started + seconds:
+                heapq.heappush(due, (now + _PAUSE * bool(wrong), number))
+            else:
+                crowd[number].close()
         now = time.monotonic()
     if busy:
         tally.errors["unfinished"] += len(busy)

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,10 +16,6 @@ from bench.load import HOST
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
-CLIENT_KEY = "bench-tier1-Rw5yN8kTe2Zq"
-PROVIDER_KEY = "bench-tier2-Hj3vM7cXa9Ls"
-MODEL = "@cf/meta/llama-3.1-8b-instruct-fast"
-RUN_PATH = "/client/v4/accounts/bench/ai/run"
 _TICK = os.sysconf("SC_CLK_TCK")
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -33,42 +28,24 @@ class NotReady(Exception):
 
 @contextmanager
 def process(
-    command: list[str],
-    *,
-    port: int,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    files: tuple[Path, ...] = (),
-    cores: list[int] = PROXY_CORE,
-    **more: str,
+    command: Sequence[str | Path],
+    env: Mapping[str, str],
+    cwd: Path | None,
+    files: Mapping[Path, Mapping[str, object]],
+    cores: list[int],
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it, on these cores, to the end of the block; what it printed is shown if that fails.
+    """Run it on these cores to the end of the block; what it printed is shown if that fails.
 
-    `files` are put into its folder, and the names between two @ filled in there, in its command and
-    in its environment; `more` are names besides those that all have.
+    It runs in `cwd`, or in a new folder, with `files`, in which names between two @ are filled in.
     """
-    names = {
-        "PORT": str(port),
-        "CLIENT_KEY": CLIENT_KEY,
-        "PROVIDER_KEY": PROVIDER_KEY,
-        "MODEL": MODEL,
-        "PATH": f"{RUN_PATH}/{MODEL}",
-        "ROOT": str(ROOT),
-        **more,
-    }
-
-    def filled(text: str) -> str:
-        return re.sub("@([A-Z_]+)@", lambda found: names.get(found[1], found[0]), text)
-
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, open(f"{folder}/log", "wb") as log:
-        names["FOLDER"] = folder
-        for file in files:
-            Path(folder, file.name).write_text(filled(file.read_text()))
+        for file, names in files.items():
+            Path(folder, file.name).write_text(_filled(file.read_text(), names))
         with _pinned(cores):
             child = subprocess.Popen(
-                [filled(part) for part in command],
+                command,
                 cwd=cwd or folder,
-                env=os.environ | {name: filled(value) for name, value in (env or {}).items()},
+                env=os.environ | env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -81,6 +58,10 @@ def process(
             raise
         finally:
             _end(child)
+
+
+def _filled(text: str, names: Mapping[str, object]) -> str:
+    return re.sub("@([A-Z_]+)@", lambda found: str(names[found[1]]), text)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -117,30 +98,6 @@ def program(name: str, advice: str) -> str:
     if found is None:
         raise NotReady(f"{name} is missing: {advice}")
     return found
-
-
-@contextmanager
-def stand_in() -> Iterator[int]:
-    """The provider, on the core of the load; gives its port. Raises NotReady."""
-    nginx, port = program("nginx", "apt install nginx"), free_port()
-    told = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
-    path = re.search(r"--modules-path=(\S+)", told)
-    modules = path[1] if path else "modules"
-    if not Path(modules, "ngx_http_lua_module.so").exists():
-        raise NotReady("nginx has no Lua: apt install libnginx-mod-http-lua")
-    files = (HERE / "stand_in" / "nginx.conf", HERE / "stand_in" / "answer.lua")
-    command = [nginx, "-p", "@FOLDER@/", "-c", "nginx.conf", "-e", "stderr"]
-    with process(command, port=port, files=files, cores=LOAD_CORE, MODULES=modules) as child:
-        while not _listens(port):
-            if child.poll() is not None:
-                raise NotReady("the stand-in for the provider does not start")
-            time.sleep(0.01)
-        yield port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
 
 
 # --- what it costs ----------------------------------------------------------------------------

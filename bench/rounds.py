@@ -4,15 +4,14 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 
-from bench.measure import Figures
+from bench.measure import Figures, Found
 from bench.processes import HERE
 
 MINUTES = 7.5  # no run takes longer
 
-Case = Callable[[], tuple[Figures, Counter[str]]]  # what was measured, and what went wrong in it
+Case = Callable[[], Found]
 Rounds = dict[str, list[Figures]]  # by the name of the case
 
 

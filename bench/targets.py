@@ -1,31 +1,36 @@
-"""What is measured, and how each is started; names between two @ are filled in by `process`."""
+"""What is measured, how each is started, and how it is asked."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.load import HOST, Ask
+from bench.load import HOST, Ask, run
 from bench.processes import (
-    CLIENT_KEY,
     HERE,
-    MODEL,
-    PROVIDER_KEY,
+    LOAD_CORE,
     PROXY_CORE,
     ROOT,
-    RUN_PATH,
     NotReady,
     free_port,
     process,
+    program,
 )
 
+CLIENT_KEY = "bench-tier1-Rw5yN8kTe2Zq"
+PROVIDER_KEY = "bench-tier2-Hj3vM7cXa9Ls"
+MODEL = "@cf/meta/llama-3.1-8b-instruct-fast"
+API = "/client/v4/accounts/bench/ai"
 START_TIMEOUT = 60.0  # seconds
 _PEERS = HERE / "peers"
-_ADDRESS = f"http://{HOST}:@PROVIDER@"
+_BIN = ROOT / ".venv" / "bin"
+_NODE = _PEERS / "node_modules"
+_PORTKEY = "@portkey-ai/gateway/build/start-server.js"
+_PROMPT = "Write one short paragraph about the history of the bicycle, please."
 
 
 @dataclass(frozen=True)
@@ -33,145 +38,101 @@ class Target:
     """Something that is asked. Without a command it is the stand-in itself."""
 
     name: str
-    command: list[str] = field(default_factory=list)
+    port: int = field(default_factory=free_port)
+    command: tuple[str | Path, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
-    cwd: Path | None = None
-    files: tuple[Path, ...] = ()
+    cwd: Path | None = None  # None: a new folder, with the files
+    files: dict[Path, dict[str, object]] = field(default_factory=dict)  # and what is filled in
     path: str = "/"
     key: str = CLIENT_KEY
-    model: str | None = None  # None: whatever is served without being asked
+    model: str | None = None  # None: whatever is served without being named
     headers: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, marker: str = "", *, padding: int = 0, **expected: int) -> Ask:
+        """A request that the stand-in answers as the marker says, with so many bytes more."""
+        system = {"role": "system", "content": "You are a helpful AI assistant."}
+        user = {"role": "user", "content": f"{marker} {_PROMPT}{padding * '.'}"}
+        fields: dict[str, Any] = {"messages": [system, user]}
+        fields |= {"model": self.model} if self.model else {}
+        fields |= {"stream": True} if "tokens" in expected else {}
+        body = json.dumps(fields).encode()
+        headers = {
+            "Host": f"{HOST}:{self.port}",
+            "Authorization": f"Bearer {self.key}",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **self.headers,
+        }
+        lines = [f"POST {self.path} HTTP/1.1", *map(": ".join, headers.items()), "", ""]
+        return Ask(self.port, "\r\n".join(lines).encode() + body, **expected)
+
+    def errors(self, marker: str = "", **expected: int) -> dict[str, int]:
+        """What is wrong with one answer; nothing, where it is as it must be."""
+        return run(self.ask(marker, **expected), clients=1, times=1, deadline=10).errors
+
+    def verify(self) -> None:
+        """It answers rightly, whole and streamed, and no wrong key. Raises NotReady."""
+        wrong = self.errors("[[size=1000]]", size=1000)
+        wrong |= self.errors("[[tokens=5,gap=0.01]]", tokens=5)
+        refusals = replace(self, key="wrong").errors().keys()
+        if wrong or not refusals & {"status 400", "status 401", "status 403"}:
+            raise NotReady(f"{self.name}: {wrong or 'a wrong key is none'}")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A target that answers."""
+    """A target's process, None for the stand-in, and the seconds to its first answer."""
 
-    target: Target
-    port: int
     pid: int | None
-    start: float  # seconds to the first right answer
-
-    def ask(self, marker: str = "", *, padding: int = 0, **expected: int) -> Ask:
-        """A request that the stand-in answers as the marker says, with so many bytes more."""
-        body = self.body(marker, stream="tokens" in expected, padding=padding)
-        lines = [f"POST {self.target.path} HTTP/1.1", f"Host: {HOST}:{self.port}"]
-        headers = self.headers() | {"Content-Length": str(len(body))}
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return Ask(self.port, "\r\n".join([*lines, "", ""]).encode() + body, **expected)
-
-    def headers(self, key: str | None = None) -> dict[str, str]:
-        authorization = f"Bearer {self.target.key if key is None else key}"
-        more = {"Content-Type": "application/json", **self.target.headers}
-        return {"Authorization": authorization, **more}
-
-    def body(self, marker: str, *, stream: bool, padding: int = 0) -> bytes:
-        prompt = f"{marker} Write one short paragraph about the history of the bicycle, please."
-        messages = [{"role": "user", "content": prompt + padding * "."}]
-        system = {"role": "system", "content": "You are a helpful AI assistant."}
-        body: dict[str, Any] = {"messages": [system, *messages]}
-        if self.target.model:
-            body["model"] = self.target.model
-        return json.dumps(body | ({"stream": True} if stream else {})).encode()
+    start: float | None
 
 
 @contextmanager
-def running(target: Target, provider: int, cores: list[int] = PROXY_CORE) -> Iterator[Running]:
+def running(target: Target, cores: list[int] = PROXY_CORE) -> Iterator[Running]:
     """Start it, see that it answers, and end it. Raises NotReady."""
     if not target.command:
-        yield Running(target, provider, None, 0.0)
+        yield Running(None, None)
         return
-    port, started = free_port(), time.monotonic()
-    with process(
-        target.command,
-        port=port,
-        env=target.env,
-        cwd=target.cwd,
-        files=target.files,
-        cores=cores,
-        PROVIDER=str(provider),
-    ) as child:
-        soon = Running(target, port, child.pid, 0.0)
-        while not _answers(soon):
+    started = time.monotonic()
+    with process(target.command, target.env, target.cwd, target.files, cores) as child:
+        while target.errors():
             if child.poll() is not None or time.monotonic() > started + START_TIMEOUT:
                 raise NotReady(f"{target.name} does not start")
             time.sleep(0.002)
-        yield Running(target, port, child.pid, time.monotonic() - started)
+        yield Running(child.pid, time.monotonic() - started)
 
 
-def verify(run: Running) -> None:
-    """It answers rightly, whole and streamed, and no wrong key. Raises NotReady."""
-    if _post(run, "[[size=100]]")[1] != "word " * 20 + "end.":
-        raise NotReady(f"{run.target.name}: a whole answer is wrong")
-    if _post(run, "[[tokens=5,gap=0.01]]", stream=True)[1].count("t=") != 5:
-        raise NotReady(f"{run.target.name}: a stream is wrong")
-    if _post(run, "", key="wrong")[0] not in (400, 401, 403):
-        raise NotReady(f"{run.target.name}: a wrong key is no error")
+@contextmanager
+def stand_in() -> Iterator[Target]:
+    """The provider, on the core of the load, as a target: `direct`. Raises NotReady."""
+    nginx = program("nginx", "apt install nginx")
+    told = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
+    modules = told.partition("--modules-path=")[2].partition(" ")[0]
+    if not Path(modules, "ngx_http_lua_module.so").exists():
+        raise NotReady("nginx has no Lua: apt install libnginx-mod-http-lua")
+    target = Target("direct", path=f"{API}/run/{MODEL}", key=PROVIDER_KEY)
+    names = {"PORT": target.port, "PROVIDER_KEY": PROVIDER_KEY, "MODULES": modules}
+    files = dict.fromkeys((HERE / "stand_in").iterdir(), names)
+    command = (nginx, "-p", ".", "-c", "nginx.conf", "-e", "stderr")
+    with running(replace(target, command=command, files=files), LOAD_CORE):
+        yield target
 
 
-def _answers(run: Running) -> bool:
-    with suppress(OSError, HTTPException):
-        return _post(run, "")[0] == 200
-    return False
-
-
-def _post(
-    run: Running, marker: str, *, stream: bool = False, key: str | None = None
-) -> tuple[int, str]:
-    """The status, and the text where there is one."""
-    connection = HTTPConnection(HOST, run.port, timeout=10)
-    body = run.body(marker, stream=stream)
-    connection.request("POST", run.target.path, body, run.headers(key))
-    response = connection.getresponse()
-    answer = response.read().decode()
-    connection.close()
-    if response.status != 200:
-        return response.status, ""
-    if not stream:
-        return 200, _text(json.loads(answer), "message")
-    *events, done, nothing = answer.split("\n\n")
-    if (done, nothing) != ("data: [DONE]", ""):
-        return 200, ""
-    frames = [json.loads(event.removeprefix("data: ")) for event in events]
-    return 200, "".join(_text(frame, "delta") for frame in frames)
-
-
-def _text(frame: Any, part: str) -> str:
-    """What it says, in OpenAI's form, or in Workers AI's where nothing is translated."""
-    if "choices" in frame:
-        choices = frame["choices"]
-        return (choices[0][part].get("content") or "") if choices else ""
-    text: str = frame.get("result", frame)["response"]
-    return text
-
-
-# --- the targets ------------------------------------------------------------------------------
-
-_FOR_PEERS = {
-    "URL": f"{_ADDRESS}@PATH@",
-    "CLIENT_KEY": "@CLIENT_KEY@",
-    "PROVIDER_KEY": "@PROVIDER_KEY@",
-}
-
-
-def ours(workers: int = 1) -> Target:
+def ours(provider: Target, workers: int = 1) -> Target:
     """The proxy as shipped, but for the address: with PORT it would listen on all of them."""
-    return Target(
-        "ours",
-        ["@ROOT@/.venv/bin/gunicorn", "-b", f"{HOST}:@PORT@", "app:app"],
-        cwd=ROOT,
-        env={
-            "WEB_CONCURRENCY": str(workers),
-            "WORKER_ACCESS_KEY": "@CLIENT_KEY@",
-            "LLAMA_PROVIDER": "workers-ai",
-            "LLAMA_PROVIDER_API_KEY": "@PROVIDER_KEY@",
-            "LLAMA_PROVIDER_BASE_URL": f"{_ADDRESS}{RUN_PATH}",
-            **dict.fromkeys(_NOT_SET, ""),
-        },
-    )
+    port = free_port()
+    env = {
+        "WEB_CONCURRENCY": str(workers),
+        "WORKER_ACCESS_KEY": CLIENT_KEY,
+        "LLAMA_PROVIDER": "workers-ai",
+        "LLAMA_PROVIDER_API_KEY": PROVIDER_KEY,
+        "LLAMA_PROVIDER_BASE_URL": f"http://{HOST}:{provider.port}{API}/run",
+    }
+    command = (_BIN / "gunicorn", "-b", f"{HOST}:{port}", "app:app")
+    return Target("ours", port, command, env | dict.fromkeys(_AS_SHIPPED, ""), ROOT)
 
 
-_NOT_SET = (  # whatever the environment or `.env` says
+_AS_SHIPPED = (  # whatever the environment or `.env` says
     "WORKER_ACCESS_KEYS",
     "LLAMA_PROVIDER_MODELS",
     "LLAMA_PROVIDER_TIMEOUT",
@@ -183,68 +144,96 @@ _NOT_SET = (  # whatever the environment or `.env` says
     "PORT",
 )
 
-DIRECT = Target("direct", path=f"{RUN_PATH}/{MODEL}", key=PROVIDER_KEY)
-USUAL = [
-    DIRECT,
-    ours(),
-    Target(
-        "nginx",
-        ["nginx", "-p", "@FOLDER@/", "-c", "nginx.conf", "-e", "stderr"],
-        files=(_PEERS / "nginx.conf",),
-    ),
-    Target(
-        "naive",
-        ["@ROOT@/.venv/bin/gunicorn", "-b", f"{HOST}:@PORT@", "naive:app"],
-        cwd=_PEERS,
-        env=_FOR_PEERS,
-    ),
-    Target(
-        "fastapi-aiohttp",
-        [
-            *("@ROOT@/.venv-bench/bin/uvicorn", "--port", "@PORT@"),
-            *("--no-access-log", "--log-level", "warning", "fastapi_aiohttp:app"),
-        ],
-        cwd=_PEERS,
-        env=_FOR_PEERS,
-    ),
-]
-SLOW_TO_INSTALL = [
-    Target(
-        "workerd",
-        ["@ROOT@/bench/peers/node_modules/.bin/workerd", "serve", "@FOLDER@/worker.capnp"],
-        files=(_PEERS / "worker.capnp", _PEERS / "worker.js"),
-    ),
-    Target(
-        "portkey",
-        [
-            *("node", "node_modules/@portkey-ai/gateway/build/start-server.js"),
-            *("--port=@PORT@", "--headless"),
-        ],
-        cwd=_PEERS,
-        env={"NODE_ENV": "production"},
-        path="/v1/chat/completions",
-        key=PROVIDER_KEY,  # it has none of its own
-        model=MODEL,
-        headers={
-            "x-portkey-provider": "workers-ai",
-            "x-portkey-workers-ai-account-id": "bench",
-            "x-portkey-custom-host": f"{_ADDRESS}{RUN_PATH}",
-        },
-    ),
-    Target(
-        "litellm",
-        [
-            *("@ROOT@/.venv-bench-litellm/bin/litellm", "--config", "@FOLDER@/litellm.yaml"),
-            *("--host", HOST, "--port", "@PORT@", "--num_workers", "1"),
-        ],
-        files=(_PEERS / "litellm.yaml",),
-        env={
-            "HF_HUB_OFFLINE": "1",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LITELLM_LOG": "ERROR",
-            "LITELLM_TELEMETRY": "False",
-        },
-        path="/v1/chat/completions",
-        model="llama",
-    ),
-]
+
+def usual_peers(provider: Target) -> list[Target]:
+    """Those that are there at once."""
+    env = {"CLIENT_KEY": CLIENT_KEY, "PROVIDER_KEY": PROVIDER_KEY}
+    env["URL"] = f"http://{HOST}:{provider.port}{provider.path}"
+    nginx, naive, fastapi = free_port(), free_port(), free_port()
+    return [
+        Target(
+            "nginx",
+            nginx,
+            (program("nginx", "apt install nginx"), "-p", ".", "-c", "nginx.conf", "-e", "stderr"),
+            files={_PEERS / "nginx.conf": _names(nginx, provider)},
+        ),
+        Target(
+            "naive",
+            naive,
+            (_BIN / "gunicorn", "-b", f"{HOST}:{naive}", "naive:app"),
+            env,
+            _PEERS,
+        ),
+        Target(
+            "fastapi-aiohttp",
+            fastapi,
+            (
+                *(ROOT / ".venv-bench/bin/uvicorn", "--port", str(fastapi)),
+                *("--no-access-log", "--log-level", "warning", "fastapi_aiohttp:app"),
+            ),
+            env,
+            _PEERS,
+        ),
+    ]
+
+
+def slow_to_install(provider: Target) -> list[Target]:
+    """The Worker that this project began from, and two gateways."""
+    workerd, portkey, litellm = free_port(), free_port(), free_port()
+    binary = next((_NODE / "@cloudflare").glob("workerd-*/bin/workerd"), _NODE)
+    return [
+        Target(
+            "workerd",
+            workerd,
+            (binary, "serve", "worker.capnp"),
+            files=dict.fromkeys(
+                (_PEERS / "worker.capnp", _PEERS / "worker.js"), _names(workerd, provider)
+            ),
+        ),
+        Target(
+            "portkey",
+            portkey,
+            (
+                *(program("node", "install Node.js 20"), _NODE / _PORTKEY),
+                *(f"--port={portkey}", "--headless"),
+            ),
+            {"NODE_ENV": "production"},
+            path="/v1/chat/completions",
+            key=PROVIDER_KEY,  # it has none of its own
+            model=MODEL,
+            headers={
+                "x-portkey-provider": "workers-ai",
+                "x-portkey-workers-ai-account-id": "bench",
+                "x-portkey-custom-host": f"http://{HOST}:{provider.port}{API}/run",
+            },
+        ),
+        Target(
+            "litellm",
+            litellm,
+            (
+                *(ROOT / ".venv-bench-litellm/bin/litellm", "--config", "litellm.yaml"),
+                *("--host", HOST, "--port", str(litellm), "--num_workers", "1"),
+            ),
+            {
+                "HF_HUB_OFFLINE": "1",
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_TELEMETRY": "False",
+            },
+            files={_PEERS / "litellm.yaml": _names(litellm, provider)},
+            path="/v1/chat/completions",
+            model="llama",
+        ),
+    ]
+
+
+def _names(port: int, provider: Target) -> dict[str, object]:
+    """What the files of peers have between two @."""
+    return {
+        "PORT": port,
+        "PROVIDER": provider.port,
+        "API": API,
+        "MODEL": MODEL,
+        "CLIENT_KEY": CLIENT_KEY,
+        "PROVIDER_KEY": PROVIDER_KEY,
+    }

@@ -3,7 +3,7 @@
 
 const AI = {
   async run(provider, body) {
-    const answer = await provider.fetch("http://provider@PATH@", {
+    const answer = await provider.fetch("http://provider@API@/run/@MODEL@", {
       method: "POST",
       headers: { Authorization: "Bearer @PROVIDER_KEY@", "Content-Type": "application/json" },
       body: JSON.stringify(body),
