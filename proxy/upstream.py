@@ -1,10 +1,12 @@
 """The way to the provider and back: the only room that imports requests.
 
-requests' adapter is used without its Session: so there are no redirects, no cookies, no netrc and
-no proxy or CA variables of the environment to be switched off, and no time spent on them.
+requests' adapter is used without its Session, for its pools of connections and its CA bundle: so
+there are no redirects, no cookies, no netrc and no proxy or CA variables of the environment to be
+switched off, and no time spent on them.
 """
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -16,6 +18,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.response import BaseHTTPResponse
+from urllib3.util import Retry, Timeout
 
 from proxy import watch
 from proxy.errors import ClientGone, OperatorError, ProviderError
@@ -26,6 +30,9 @@ CONNECT_TIMEOUT = 3.0  # seconds
 MAX_ANSWER = 8 * 1024**2  # bytes
 _MAX_CONNECTIONS = 1000  # kept alive: as many as gunicorn's gevent worker serves at once
 _READ_SIZE = 64 * 1024
+_NO_RETRIES = Retry(False, redirect=False)
+# The watch bounds all waits but that for a connection, which has no socket yet.
+_TIMEOUT = Timeout(connect=CONNECT_TIMEOUT, read=None)
 _LINGER = 0.25  # seconds for the end of a stream whose [DONE] has come
 _HEADERS = {
     "Content-Type": "application/json",
@@ -38,10 +45,10 @@ _HEADERS = {
 class Reply:
     """The provider's answer, its body not yet read. Close it, whatever happens."""
 
-    def __init__(self, response: requests.Response, call: Call) -> None:
-        self.status = response.status_code
+    def __init__(self, response: BaseHTTPResponse, call: Call) -> None:
+        self.status = response.status
         self.headers: Mapping[str, str] = response.headers
-        self._raw = response.raw
+        self._response = response
         self._call = call
 
     @property
@@ -61,8 +68,8 @@ class Reply:
 
     def _read(self) -> bytes:
         with _translated(self._call):
-            piece: bytes = self._raw.read1(_READ_SIZE, decode_content=True)
-        if self._raw.connection is None:  # it went back to the pool, and may be another call's
+            piece = self._response.read1(_READ_SIZE, decode_content=True)
+        if self._response.connection is None:  # it went back to the pool, and may be another call's
             self._call.provider = None
         return piece
 
@@ -82,8 +89,8 @@ class Reply:
             with suppress(OSError, ProviderError, OperatorError, ClientGone):
                 sock.settimeout(_LINGER)
                 self._read()
-        self._raw.close()
-        self._raw.release_conn()
+        self._response.close()
+        self._response.release_conn()
 
 
 class Upstream:
@@ -91,18 +98,34 @@ class Upstream:
 
     def __init__(self) -> None:
         self._adapter = _Adapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS)
+        self._targets: dict[str, tuple[Any, str]] = {}  # by URL: one for each model
 
     def open(self, request: UpstreamRequest, call: Call) -> Reply:
         """POST, and wait for the status line. Raises ProviderError, ClientGone."""
         call.begin()
         _call.set(call)
         with _translated(call):
-            prepared = requests.Request(
-                "POST", request.url, headers=_HEADERS | request.headers, data=request.body
-            ).prepare()
-            # The watch bounds all waits but that for a connection, which has no socket yet.
-            response = self._adapter.send(prepared, stream=True, timeout=(CONNECT_TIMEOUT, None))
+            pool, path = self._target(request.url)
+            response = pool.urlopen(
+                "POST",
+                path,
+                body=request.body,
+                headers=_HEADERS | request.headers,
+                retries=_NO_RETRIES,
+                redirect=False,
+                assert_same_host=False,  # it is: the pool was found by the URL
+                timeout=_TIMEOUT,
+                preload_content=False,
+            )
         return Reply(response, call)
+
+    def _target(self, url: str) -> tuple[Any, str]:
+        """The connections to the URL's host, and its path."""
+        if url not in self._targets:
+            prepared = requests.Request("POST", url).prepare()
+            pool = self._adapter.get_connection_with_tls_context(prepared, verify=True)
+            self._targets[url] = pool, prepared.path_url
+        return self._targets[url]
 
 
 @contextmanager
@@ -110,7 +133,7 @@ def _translated(call: Call) -> Iterator[None]:
     """Everything foreign becomes one of ours; `from None`, since it may quote URL and key."""
     try:
         yield
-    except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         code = "provider_failed" if call.sent else "provider_unreachable"
         raise call.reason() or ProviderError(code, seen=type(error).__name__) from None
     if reason := call.reason():  # a socket that was shut down looks like the end of an answer
@@ -120,7 +143,7 @@ def _translated(call: Call) -> Iterator[None]:
 _call: ContextVar[Call] = ContextVar("call")  # requests passes nothing on to its connections
 
 
-class _GivingWay(io.RawIOBase):
+class _Source(io.RawIOBase):
     """A provider's bytes, with a pause where it makes none: http.client reads interim answers and
     trailers in a loop of its own, without end where they have none."""
 
@@ -128,14 +151,13 @@ class _GivingWay(io.RawIOBase):
         super().__init__()
         self._raw = raw
         self._call = call
+        self.may_wait = True
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._call.give_way()
-        count: int | None = self._raw.readinto(buffer)
-        return count
+        return self._call.read(self._raw, buffer) if self.may_wait else None
 
     def close(self) -> None:
         self._raw.close()
@@ -145,7 +167,28 @@ class _GivingWay(io.RawIOBase):
 class _Response(HTTPResponse):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp = io.BufferedReader(_GivingWay(self.fp.detach(), _call.get()))
+        self._source = _Source(self.fp.detach(), _call.get())
+        self.fp: Any = io.BufferedReader(self._source)
+
+    def read1(self, n: int = -1) -> bytes:
+        """All that has come, where http.client would give one chunk, and so mostly one token."""
+        pieces = [super().read1(n)]
+        while self.chunked and (n := n - len(pieces[-1])) > 0 and self._has_next_chunk():
+            pieces.append(super().read1(n))
+        return b"".join(pieces)
+
+    def _has_next_chunk(self) -> bool:
+        """Whether the next chunk has come, its size and some of its bytes; it does not wait."""
+        if self.chunk_left != 0:  # there is more of this one, or no more at all
+            return False
+        self._source.may_wait = False
+        come = self.fp.peek()
+        self._source.may_wait = True
+        return _NEXT_CHUNK.match(come) is not None
+
+
+# RFC 9112, 7.1: the end of a chunk, the size of the next (not 0, the last one's), and a byte of it
+_NEXT_CHUNK = re.compile(rb"\r\n0*[1-9A-Fa-f][0-9A-Fa-f]*[^\r\n]*\r\n.", re.DOTALL)
 
 
 class _Watched:
@@ -154,6 +197,7 @@ class _Watched:
     response_class: Any = _Response
     sock: Any
     owner: Call | None = None
+    _to_send: list[bytes]
 
     def connect(self) -> None:
         """Once more where it was refused or reset: nothing was sent. Both share the time, as do
@@ -175,7 +219,26 @@ class _Watched:
         self.owner, call.provider = call, self.sock
         call.sent = True
         self.sock.settimeout(None)
+        self._to_send = []
         super().request(*args, **kwargs)  # type: ignore[misc]
+        _send_all(self.sock, b"".join(self._to_send))
+
+    def send(self, data: Any) -> None:
+        """Head and body leave together, once both are there: the kernel is called once."""
+        self._to_send.append(data)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether nothing came since the last answer: an end, mostly. (gevent's own poll, which
+        urllib3 would use, sets up a greenlet's wait only to ask.)"""
+        return self.sock is not None and not watch.is_readable(self.sock)
+
+
+def _send_all(sock: Any, data: bytes) -> None:
+    """As sendall, which under gevent asks the kernel for the size of its buffer first."""
+    sent = sock.send(data)
+    if sent < len(data):
+        sock.sendall(memoryview(data)[sent:])
 
 
 class _HTTPConnection(_Watched, HTTPConnection):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 from gevent import monkey
@@ -60,6 +60,15 @@ class Call:
         if time.monotonic() >= self._gives_way_at:
             time.sleep(0)
             self._gives_way_at = time.monotonic() + SLICE
+
+    def read(self, source: Any, buffer: Any) -> int | None:
+        """source.readinto(buffer); where it waits, others go on."""
+        self.give_way()
+        asked = time.monotonic()
+        count: int | None = source.readinto(buffer)
+        if (now := time.monotonic()) - asked > SLICE:
+            self._gives_way_at = now + SLICE
+        return count
 
     def begin(self) -> None:
         """The body is there: from now on the whole answer has its time, and its first byte.
@@ -110,7 +119,8 @@ def _drained() -> Exception:
 _calls: dict[int, Call] = {}  # by the descriptor of the client's socket, or a number of its own
 _drained_at = inf
 _thread: threading.Thread | None = None
-_poll = monkey.get_original("select", "poll")()  # gevent's own would wait, a greenlet a socket
+_new_poll = monkey.get_original("select", "poll")  # gevent's own would wait, a greenlet a socket
+_poll = _new_poll()
 _CLIENT_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux tells of a half-close, others of POLLHUP
 
 
@@ -138,6 +148,13 @@ def timeout(seconds: float, error: Exception) -> AbstractContextManager[object]:
     """
     timer: AbstractContextManager[object] = gevent.Timeout(seconds, error)
     return timer
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Whether bytes, or the end, have come; it does not wait."""
+    poll = _new_poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def drain(seconds: float) -> None:

@@ -47,7 +47,7 @@ KEEPERS = {
     "werkzeug": {"proxy.answers"},
     "flask_limiter": {"proxy.rate_limit"},
     "gunicorn": {"proxy.worker"},
-    "gevent": {"proxy.watch"},
+    "gevent": {"proxy.watch", "proxy.worker"},
     "dotenv": {"proxy.environ"},
     "os": {"proxy.environ"},
     "logging": {"proxy.request_log"},

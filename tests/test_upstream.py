@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import requests
-import responses
 import serving
+import urllib3
 import urllib3.util.connection
 from serving import DEADLINE, HOST, PROVIDER_KEY
 
@@ -134,24 +135,46 @@ def receive(connection: socket.socket) -> bytes:
 # --- what is sent -----------------------------------------------------------------------------
 
 
-@responses.activate
 def test_the_request_is_sent_as_the_provider_made_it() -> None:
-    """Uses `responses`; the headers are ours and no others, the body is sent byte for byte."""
-    answer = responses.post(URL, body=b"{}", status=201, headers={"X-From": "it"})
-    with opened(post(URL)) as reply:
-        assert reply.status == 201
-        assert reply.headers["x-from"] == "it"
-        assert reply.read() == b"{}"
-    (call,) = answer.calls
-    assert call.request.body == BODY
-    assert dict(call.request.headers) == {
-        "Authorization": f"Bearer {PROVIDER_KEY}",
-        "Content-Type": "application/json",
-        "Content-Length": str(len(BODY)),
-        "Accept": "application/json, text/event-stream",
-        "Accept-Encoding": "identity",
-        "User-Agent": "llm-proxy",
-    }
+    """The headers are ours and no others, the body is sent byte for byte."""
+    received = []
+
+    def talk(connection: socket.socket) -> None:
+        received.append(receive(connection))
+        connection.sendall(b"HTTP/1.1 201 Created\r\nX-From: it\r\nContent-Length: 2\r\n\r\n{}")
+
+    with provider(talk) as url:
+        with opened(post(f"{url}/run/model")) as reply:
+            assert reply.status == 201
+            assert reply.headers["x-from"] == "it"
+            assert reply.read() == b"{}"
+        (request,) = received
+        head, _, body = request.partition(b"\r\n\r\n")
+        first, *headers = head.decode().split("\r\n")
+        assert (first, body) == ("POST /run/model HTTP/1.1", BODY)
+        assert sorted(headers) == [
+            "Accept-Encoding: identity",
+            "Accept: application/json, text/event-stream",
+            f"Authorization: Bearer {PROVIDER_KEY}",
+            f"Content-Length: {len(BODY)}",
+            "Content-Type: application/json",
+            f"Host: {url.removeprefix('http://')}",
+            "User-Agent: llm-proxy",
+        ]
+
+
+def test_a_large_body_is_sent_whole() -> None:
+    """It does not fit into the kernel's buffer at once."""
+    received = []
+
+    def talk(connection: socket.socket) -> None:
+        received.append(receive(connection))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    large = UpstreamRequest("", {}, b"0123456789" * 800_000)
+    with provider(talk) as url:
+        assert read(replace(large, url=url)) == b"{}"
+    assert received[0].endswith(b"\r\n\r\n" + large.body)
 
 
 def test_over_real_http(emulator: Emulator) -> None:
@@ -176,10 +199,13 @@ def test_over_real_http(emulator: Emulator) -> None:
         (None, False),
     ],
 )
-@responses.activate
 def test_a_stream_is_known_by_its_content_type(content_type: str | None, is_stream: bool) -> None:
-    responses.post(URL, body=b"", content_type=content_type)
-    with opened(post(URL)) as reply:
+    def talk(connection: socket.socket) -> None:
+        receive(connection)
+        header = f"Content-Type: {content_type}\r\n" if content_type else ""
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n".encode())
+
+    with provider(talk) as url, opened(post(url)) as reply:
         assert reply.is_event_stream is is_stream
 
 
@@ -371,11 +397,10 @@ def test_an_answer_that_is_not_http(sent: bytes, expected: tuple[str, str]) -> N
 
 KEY_IN_TEXT = f"{URL} Bearer {PROVIDER_KEY} a very private prompt"
 EXCEPTIONS = [
-    requests.ConnectTimeout(KEY_IN_TEXT),
-    requests.ReadTimeout(KEY_IN_TEXT),
-    requests.ConnectionError(KEY_IN_TEXT),
-    requests.exceptions.InvalidHeader(KEY_IN_TEXT),
-    requests.exceptions.ChunkedEncodingError(KEY_IN_TEXT),
+    urllib3.exceptions.ConnectTimeoutError(KEY_IN_TEXT),
+    urllib3.exceptions.ProtocolError(KEY_IN_TEXT),
+    urllib3.exceptions.SSLError(KEY_IN_TEXT),
+    requests.exceptions.InvalidURL(KEY_IN_TEXT),
     OSError(KEY_IN_TEXT),
     OSError(),
     ValueError(KEY_IN_TEXT),
@@ -383,10 +408,15 @@ EXCEPTIONS = [
 
 
 @pytest.mark.parametrize("raised", EXCEPTIONS, ids=lambda raised: type(raised).__name__)
-@responses.activate
-def test_nothing_that_requests_raises_gets_out(raised: Exception) -> None:
-    """What counts is whether the provider may have seen the request: `responses` sends nothing."""
-    responses.post(URL, body=raised)
+def test_nothing_that_requests_or_urllib3_raises_gets_out(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is whether the provider may have seen the request: here nothing is sent."""
+
+    def urlopen(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", urlopen)
     assert told(failure(post(URL))) == UNREACHABLE
     with watch.call(Timeouts()) as call, pytest.raises(ProviderError) as caught:
         call.sent = True
