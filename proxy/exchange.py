@@ -37,7 +37,8 @@ def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part 
 
 def whole(parts: Iterator[Part | Mark]) -> Part:
     """The only part. Raises ProviderError where it is not the only one."""
-    match list(islice(parts, 2)):
+    said = (part for part in parts if part is not Mark.PAUSE)
+    match list(islice(said, 2)):
         case [Part() as part, Mark.DONE]:
             return part
     raise ProviderError("provider_bad_answer", seen="a stream that was not asked for")

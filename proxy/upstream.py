@@ -31,8 +31,6 @@ MAX_ANSWER = 8 * 1024**2  # bytes
 _MAX_CONNECTIONS = 1000  # kept alive: as many as gunicorn's gevent worker serves at once
 _READ_SIZE = 64 * 1024
 _NO_RETRIES = Retry(False, redirect=False)
-# The watch bounds all waits but that for a connection, which has no socket yet.
-_TIMEOUT = Timeout(connect=CONNECT_TIMEOUT, read=None)
 _LINGER = 0.25  # seconds for the end of a stream whose [DONE] has come
 _HEADERS = {
     "Content-Type": "application/json",
@@ -98,6 +96,8 @@ class Upstream:
 
     def __init__(self) -> None:
         self._adapter = _Adapter(pool_connections=1, pool_maxsize=_MAX_CONNECTIONS)
+        # The watch bounds all waits but that for a connection, which has no socket yet.
+        self._timeout = Timeout(connect=CONNECT_TIMEOUT, read=None)
         self._targets: dict[str, tuple[Any, str]] = {}  # by URL: one for each model
 
     def open(self, request: UpstreamRequest, call: Call) -> Reply:
@@ -114,7 +114,7 @@ class Upstream:
                 retries=_NO_RETRIES,
                 redirect=False,
                 assert_same_host=False,  # it is: the pool was found by the URL
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 preload_content=False,
             )
         return Reply(response, call)
@@ -124,6 +124,7 @@ class Upstream:
         if url not in self._targets:
             prepared = requests.Request("POST", url).prepare()
             pool = self._adapter.get_connection_with_tls_context(prepared, verify=True)
+            self._adapter.cert_verify(pool, url, verify=True, cert=None)  # type: ignore[no-untyped-call]
             self._targets[url] = pool, prepared.path_url
         return self._targets[url]
 

@@ -92,6 +92,7 @@ def test_the_status_of_a_refusal_is_a_fact_whatever_its_body(body: bytes | None)
 def test_whole_takes_one_part_that_has_an_end() -> None:
     part = Part(content="Hi")
     assert exchange.whole(iter([part, Mark.DONE])) is part
+    assert exchange.whole(iter([Mark.PAUSE, Mark.PAUSE, part, Mark.PAUSE, Mark.DONE])) is part
     for others in ([part], [part, part], [Mark.DONE], []):
         with pytest.raises(ProviderError):
             exchange.whole(iter(others))
