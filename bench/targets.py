@@ -139,6 +139,8 @@ _AS_SHIPPED = (  # whatever the environment or `.env` says
     "LLAMA_PROVIDER_IDLE_TIMEOUT",
     "LLAMA_PROVIDER_TOTAL_TIMEOUT",
     "MAX_REQUEST_BYTES",
+    "RATE_LIMIT",
+    "RATE_LIMIT_STORAGE",
     "GRACEFUL_TIMEOUT",
     "LOG_LEVEL",
     "PORT",

@@ -1,7 +1,7 @@
 """Answers as Flask sends them: whole, as a stream, or as a failure in OpenAI's form."""
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
 from flask import Response
@@ -26,7 +26,7 @@ def stream(chat: ChatRequest, chunks: Iterator[Chunk], entry: Entry) -> Response
     first = next(chunk for chunk in chunks if chunk is not Mark.PAUSE)
     entry.first_token()
     return Response(
-        _counted(_events(chat, chain([first], chunks), entry), entry),
+        _events(chat, chain([first], chunks), entry),
         content_type="text/event-stream; charset=utf-8",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -57,12 +57,20 @@ def _events(chat: ChatRequest, chunks: Iterable[Chunk], entry: Entry) -> Iterato
     yield b"".join(ready)
 
 
+def noted(response: Response, entry: Entry, ended: Callable[[], None]) -> Response:
+    """The answer, with what the log says of its way; `ended` is called when it is over."""
+    if not response.is_streamed:
+        response.content_length = len(response.data)
+    response.response = _counted(response.iter_encoded(), entry)
+    response.call_on_close(ended)
+    return response
+
+
 def _counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
-    """The pieces, with what the log says of them."""
     try:
         for piece in pieces:
-            entry.size += len(piece)
             yield piece
+            entry.size += len(piece)  # it was sent, else this is not reached
     except GeneratorExit:
         entry.client_gone()
         raise

@@ -111,8 +111,8 @@ def chunks(
 ) -> Iterator[Chunk]:
     """The chunks of a stream in the order that clients need: role, deltas, finish, usage.
 
-    Most tell a piece of the content and nothing else: such a one is that text, which `text_chunk`
-    knows how to write. Pauses are passed on. The usage is added to `used`, asked for or not. Raises
+    Most tell a piece of the content and nothing else: such a one is that text, which `around_text`
+    tells how to write. Pauses are passed on. The usage is added to `used`, asked for or not. Raises
     ProviderError where there is no answer, or a cut one: the end came, and neither a [DONE] nor a
     finish_reason before it.
     """
@@ -125,11 +125,10 @@ def chunks(
             continue
         if part.is_answer and not told.is_answer:  # until then a failure keeps its status
             yield _chunk(chat, {"role": "assistant", "content": ""})
+        told.note(part)
         if part.is_text:
-            yield told.text(part)
-            continue
-        delta = told.delta(part)
-        if told.is_answer and (delta or part.logprobs):
+            yield part.content or ""
+        elif ((delta := told.delta(part)) or part.logprobs) and told.is_answer:
             yield {**part.fields, **_chunk(chat, delta, logprobs=part.logprobs)}
     else:
         if told.finish_reason is None:
@@ -163,17 +162,13 @@ class _Told:
         self.calls: dict[int, bool] = {}  # those begun, by index, and whether they have arguments
         self.used = used
 
-    def text(self, part: Part) -> str:
-        """The piece of the content that a part adds, where it is_text."""
-        self.is_answer = True
+    def note(self, part: Part) -> None:
+        """What each part may tell."""
+        self.is_answer = self.is_answer or part.is_answer
         self.has_choices = self.has_choices or part.has_choices
-        assert part.content
-        return part.content
 
     def delta(self, part: Part) -> JSON:
         """What this part adds to the message."""
-        self.is_answer = self.is_answer or part.is_answer
-        self.has_choices = self.has_choices or part.has_choices
         self.finish_reason = part.finish_reason or self.finish_reason
         if part.usage:
             self.used.add(usage.counted(part.usage), is_final=not part.has_choices)

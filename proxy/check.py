@@ -17,7 +17,7 @@ _AT_FAULT = {
     "provider_auth_failed": "the token",
     "provider_not_found": "the account, or the base URL",
     "provider_model_unavailable": "the model",
-    "provider_quota_exhausted": "the plan: its allowance is used up",
+    "provider_quota_exhausted": "the plan, whose allowance is used up,",
     "provider_unreachable": "the network, or the base URL",
     "provider_timeout": "the network, or a slow provider",
 }
@@ -36,7 +36,8 @@ def run(config: Config, *, live: bool) -> int:
     for problem in config.problems:
         print(f"problem: {problem}")
     if config.problems:
-        print("problem: live: not asked before the settings are mended") if live else None
+        if live:
+            print("problem: live: not asked before the settings are mended")
         return 1
     if not live:
         return 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from proxy import environ
 from proxy.auth import Keys
@@ -65,8 +66,9 @@ class RateLimit:
         before = len(settings.problems)
         if not re.fullmatch("[1-9][0-9]{0,8}/(second|minute|hour|day)", rate):
             settings.wrong("RATE_LIMIT", "must be like 60/minute (second, minute, hour or day)")
-        if not re.fullmatch("(rediss?://[!-~]+)?", storage):
-            settings.wrong("RATE_LIMIT_STORAGE", "must be redis://host:port/number, or rediss://")
+        if storage and not _is_redis_url(storage):
+            tells = "must be redis(s)://:password@host:port/number, odd letters percent-encoded"
+            settings.wrong("RATE_LIMIT_STORAGE", tells)
         if not find_spec("flask_limiter") or not find_spec("redis"):
             tells = "needs more packages: pip install --no-deps -r requirements-limits.txt"
             settings.wrong("RATE_LIMIT", tells)
@@ -112,6 +114,18 @@ class Config:
             problems=tuple(settings.problems),
             warnings=(*settings.warnings, *_misspelt(env)),
         )
+
+
+def _is_redis_url(url: str) -> bool:
+    """One that the client can read; of its options only what a platform's own certificate needs."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a broken IPv6 address
+        return False
+    query = re.fullmatch("(ssl_cert_reqs=(none|optional|required))?", parts.query)
+    plain = re.fullmatch("[!-~]+", url) and re.fullmatch("/?[0-9]*", parts.path) and query
+    return bool(parts.scheme in ("redis", "rediss") and whole and plain and "#" not in url)
 
 
 def _misspelt(env: Iterable[str]) -> Iterator[Problem]:

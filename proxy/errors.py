@@ -118,6 +118,14 @@ class OperatorError(ProxyError):
         return error
 
     @classmethod
+    def not_ready(cls) -> "OperatorError":
+        """The same for whoever shows no key: which settings they are is not for everybody."""
+        tells = "This proxy is misconfigured; its log, or `python -m proxy check`, says how."
+        error = cls("proxy_misconfigured", tells)
+        error.status = 503  # the health check's own
+        return error
+
+    @classmethod
     def internal(cls) -> "OperatorError":
         """Something that this proxy did not foresee."""
         return cls("internal_error", "This proxy failed unexpectedly; its log says where.")

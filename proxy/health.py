@@ -27,16 +27,9 @@ def readyz() -> Response:
     """GET: 503 while misconfigured; else how the provider's last call in this process ended."""
     proxy = Proxy.current()
     if proxy.config.problems:
-        tells = (
-            "This proxy is misconfigured; its log, or `python -m proxy check`, says what to mend."
-        )
-        error = OperatorError(
-            "proxy_misconfigured", tells
-        )  # which settings is no stranger's business
-        error.status = 503
-        raise error
+        raise OperatorError.not_ready()
     last = proxy.last_call
-    called = last and {"outcome": last.code or last.ended, "age_seconds": round(last.age, 1)}
+    called = last and {"outcome": last.provider_outcome, "age_seconds": round(last.age, 1)}
     return answers.whole({"status": "ready", "provider": called})
 
 

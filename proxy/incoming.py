@@ -56,10 +56,13 @@ def body(limit: int) -> bytes:
             read += piece
     except Exception as error:  # of gunicorn's and Werkzeug's, for chunks that are none
         g.entry.notes = {"raised": type(error).__name__}
+        if isinstance(error, OSError):
+            g.entry.client_gone()
         raise CallerError("invalid_json", "The body could not be read to its end.") from None
     if len(read) > limit:
         raise _too_large(limit)
     if length is not None and len(read) < length:
+        g.entry.client_gone()  # or closed its sending side, and may still read this
         tells = f"The body ended after {len(read)} of the {length} bytes that it claimed."
         raise CallerError("invalid_json", tells)
     return read

@@ -15,13 +15,14 @@ from proxy.config import RateLimit
 from proxy.errors import CallerError
 from proxy.request_log import logger
 
+PAUSE = 5.0  # seconds in which a Redis that did not answer is not asked again
 REDIS_TIMEOUT = 1  # second for each wait: a Redis that is down must not hold up requests
 
 
 def counter(app: Flask, limit: RateLimit) -> Callable[[], None]:
     """What counts a request of the key in `g.entry`. It raises CallerError over the limit.
 
-    Where Redis does not answer, the log says so and the request passes.
+    Where Redis does not answer, the log says so, and requests pass until it is asked again.
     """
     options: dict[str, str | int] = {}
     if limit.storage.startswith("redis"):
@@ -38,14 +39,21 @@ def counter(app: Flask, limit: RateLimit) -> Callable[[], None]:
     def hit() -> None:
         """Flask-Limiter counts the calls of what it decorates."""
 
+    asks_again_at = 0.0
+
     def count() -> None:
+        nonlocal asks_again_at
+        if time.monotonic() < asks_again_at:
+            return
         try:
             with suppress(RateLimitExceeded):
                 hit()
                 return
             wait = _wait(limiter)
         except Exception as error:
-            logger.warning("RATE_LIMIT_STORAGE: not reached (%s)", type(error).__name__)
+            asks_again_at = time.monotonic() + PAUSE
+            tells = "RATE_LIMIT_STORAGE: not reached (%s); requests pass for %g seconds"
+            logger.warning(tells, type(error).__name__, PAUSE)
             return
         raise CallerError.rate_limited(wait)
 

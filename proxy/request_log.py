@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from proxy import strict_json, usage
-from proxy.errors import ClientGone, ProxyError
+from proxy.errors import CallerError, ClientGone, ProxyError
 from proxy.strict_json import JSON
 
 logger = logging.getLogger("proxy")
@@ -25,7 +25,7 @@ class Entry:
     """What is known of a request, filled in on its way. None: not known, or there is none."""
 
     request_id: str
-    path: str | None = None  # only where it is one of ours
+    path: str | None = None  # of the route; none is found for a 404 or 405
     key: str | None = None  # its name
     model: str | None = None  # the public name
     provider: str | None = None  # only where it was asked
@@ -35,10 +35,11 @@ class Entry:
     stream: bool = False
     used: usage.OfAnswer = field(default_factory=usage.OfAnswer)
     retry: int | None = None  # which one it is, as the SDK says
-    size: int = 0  # bytes of the answer's body
+    size: int = 0  # bytes of the answer's body that were sent
     ended: str = DONE
     is_probe: bool = False  # of a health check, which comes every few seconds
     notes: JSON = field(default_factory=dict)  # what helps the operator, where something failed
+    _level: int = logging.INFO
     _started: float = field(default_factory=time.monotonic)
     _first_token: float | None = None
     _ended: float | None = None
@@ -47,10 +48,10 @@ class Entry:
         """The first token is on its way."""
         self._first_token = time.monotonic()
 
-    def answered(self, status: int, size: int) -> None:
-        """The answer begins; `size` in bytes, 0 for a stream. A caller who left is told nothing."""
+    def answered(self, status: int) -> None:
+        """The answer begins. A caller who left is told nothing."""
         if self.ended != CLIENT_GONE:
-            self.status, self.size = status, size
+            self.status = status
 
     def client_gone(self) -> None:
         """The caller left before the end."""
@@ -58,9 +59,10 @@ class Entry:
 
     def failed(self, error: BaseException, failure: ProxyError, *, begun: bool) -> None:
         """`error` happened, and is told as `failure`; `begun`: in the middle of an answer."""
-        if isinstance(error, ClientGone):
+        if isinstance(error, ClientGone) or self.ended == CLIENT_GONE:
             self.client_gone()
             return
+        self._level = logging.INFO if isinstance(failure, CallerError) else logging.ERROR
         self.code = failure.code
         self.notes = self.notes | failure.notes
         self.ended = CUT if begun else REFUSED
@@ -72,9 +74,12 @@ class Entry:
         self._ended = time.monotonic()
 
     @property
-    def is_of_provider(self) -> bool:
-        """Whether it says how the provider is."""
-        return self.provider is not None and self.ended != CLIENT_GONE
+    def provider_outcome(self) -> str | None:
+        """How the provider is: `done`, or its failure's code. None: this tells nothing of it."""
+        if self.provider is None or self.ended == CLIENT_GONE or self.code == "internal_error":
+            return None
+        at_fault = (self.code or "").startswith("provider_")
+        return self.code if at_fault and self.code != "provider_rejected_input" else DONE
 
     @property
     def age(self) -> float:
@@ -84,9 +89,7 @@ class Entry:
     def write(self) -> None:
         """The line: an error where the provider or this proxy failed."""
         self._ended = self._ended or time.monotonic()
-        failed = self.ended in (TIMEOUT, CUT) or (self.status or 0) >= 500
-        level = logging.ERROR if failed else logging.INFO
-        logger.log(logging.DEBUG if self.is_probe else level, "%s", self)
+        logger.log(logging.DEBUG if self.is_probe else self._level, "%s", self)
 
     def to_json(self) -> JSON:
         """The fields of the line."""

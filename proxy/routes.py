@@ -142,15 +142,14 @@ def finish(response: Response) -> Response:
     response.headers.update(g.answer_headers)
     response.headers["X-Request-Id"] = g.entry.request_id
     proxy, entry = Proxy.current(), g.entry
-    entry.answered(response.status_code, 0 if response.is_streamed else len(response.data))
+    entry.answered(response.status_code)
 
     def ended() -> None:
-        if entry.is_of_provider:
+        if entry.provider_outcome:
             proxy.last_call = entry
         entry.write()
 
-    response.call_on_close(ended)
-    return response
+    return answers.noted(response, entry, ended)
 
 
 def _variables(config: Config, prefix: str = "") -> list[str]:

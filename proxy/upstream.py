@@ -8,7 +8,7 @@ switched off, and no time spent on them.
 import io
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from http.client import HTTPResponse
 from typing import Any
@@ -65,8 +65,12 @@ class Reply:
             self._call.await_provider(self._call.timeouts.idle)
 
     def _read(self) -> bytes:
-        with _translated(self._call):
+        try:
             piece = self._response.read1(_READ_SIZE, decode_content=True)
+        except _FOREIGN as error:
+            raise _failure(self._call, error) from None
+        if reason := self._call.reason():  # a socket that was shut down looks like an end
+            raise reason
         if self._response.connection is None:  # it went back to the pool, and may be another call's
             self._call.provider = None
         return piece
@@ -104,7 +108,7 @@ class Upstream:
         """POST, and wait for the status line. Raises ProviderError, ClientGone."""
         call.begin()
         _call.set(call)
-        with _translated(call):
+        try:
             pool, path = self._target(request.url)
             response = pool.urlopen(
                 "POST",
@@ -117,6 +121,10 @@ class Upstream:
                 timeout=self._timeout,
                 preload_content=False,
             )
+        except _FOREIGN as error:
+            raise _failure(call, error) from None
+        if reason := call.reason():
+            raise reason
         return Reply(response, call)
 
     def _target(self, url: str) -> tuple[Any, str]:
@@ -129,16 +137,13 @@ class Upstream:
         return self._targets[url]
 
 
-@contextmanager
-def _translated(call: Call) -> Iterator[None]:
-    """Everything foreign becomes one of ours; `from None`, since it may quote URL and key."""
-    try:
-        yield
-    except (HTTPError, OSError, ValueError) as error:
-        code = "provider_failed" if call.sent else "provider_unreachable"
-        raise call.reason() or ProviderError(code, seen=type(error).__name__) from None
-    if reason := call.reason():  # a socket that was shut down looks like the end of an answer
-        raise reason
+_FOREIGN = (HTTPError, OSError, ValueError)
+
+
+def _failure(call: Call, error: Exception) -> Exception:
+    """What is foreign, as one of ours; raise it `from None`, since it may quote URL and key."""
+    code = "provider_failed" if call.sent else "provider_unreachable"
+    return call.reason() or ProviderError(code, seen=type(error).__name__)
 
 
 _call: ContextVar[Call] = ContextVar("call")  # requests passes nothing on to its connections
@@ -189,7 +194,7 @@ class _Response(HTTPResponse):
 
 
 # RFC 9112, 7.1: the end of a chunk, the size of the next (not 0, the last one's), and a byte of it
-_NEXT_CHUNK = re.compile(rb"\r\n0*[1-9A-Fa-f][0-9A-Fa-f]*[^\r\n]*\r\n.", re.DOTALL)
+_NEXT_CHUNK = re.compile(rb"\r\n0*[1-9A-Fa-f][0-9A-Fa-f]{0,7}(?:;[^\r\n]*)?\r\n.", re.DOTALL)
 
 
 class _Watched:

@@ -83,9 +83,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             **({"X-Should-Retry": "false"} if status >= 500 else {}),
         }
         lines = [f"HTTP/1.1 {status} {reason}", *map(": ".join, headers.items()), "", ""]
-        entry.answered(status, len(body))
+        entry.answered(status)
         try:
             client.sendall("\r\n".join(lines).encode("ascii") + body)
+            entry.size = len(body)
         except OSError:
             entry.client_gone()
         entry.write()

@@ -139,7 +139,13 @@ BROKEN = {
     ),
     "a storage that is none": (
         {"RATE_LIMIT": "60/minute", "RATE_LIMIT_STORAGE": f"postgres://{SECRET}"},
-        "RATE_LIMIT_STORAGE: must be redis://host:port/number, or rediss://",
+        "RATE_LIMIT_STORAGE: must be redis(s)://:password@host:port/number, "
+        "odd letters percent-encoded",
+    ),
+    "a storage that looks like one": (
+        {"RATE_LIMIT": "60/minute", "RATE_LIMIT_STORAGE": f"redis://:{SECRET}/x@127.0.0.1/0"},
+        "RATE_LIMIT_STORAGE: must be redis(s)://:password@host:port/number, "
+        "odd letters percent-encoded",
     ),
     "a port with a name": (
         {"PORT": f"http-{SECRET}"},
@@ -262,7 +268,7 @@ class Retired:
     ("said", "told"),
     [
         ("[[status=410,code=5028]]", "problem: live: the model is at fault"),
-        ("[[status=429,code=4006]]", "problem: live: the plan: its allowance is used up is at"),
+        ("[[status=429,code=4006]]", "problem: live: the plan, whose allowance is used up, is at"),
         ("[[status=500]]", "problem: live: the provider is at fault"),
         ("[[status=400,code=5006]]", "ok: live: the provider answered"),
     ],

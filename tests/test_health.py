@@ -1,6 +1,8 @@
 """Alive, ready, and what callers may name: the paths that cost no money."""
 
 import json
+import socket
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ MODELS = ["/v1/models", "/models"]
 
 def ask(client: FlaskClient, said: str, **fields: Any) -> None:
     body = {"messages": [{"role": "user", "content": said}], **fields}
-    client.post("/", json=body, headers=BEARER).close()
+    client.post("/", json=body, headers=BEARER, buffered=True)
 
 
 def ready(client: FlaskClient) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def test_misconfigured_is_not_ready(env: dict[str, str], broken: dict[str, str])
         ("Hi", False, "done"),
         ("Hi", True, "done"),
         ("[[status=401]]", False, "provider_auth_failed"),
-        ("[[status=413]]", False, "context_length_exceeded"),
+        ("[[status=413]]", False, "done"),  # the caller's fault, and said by the provider
+        ("[[status=400,code=5006]]", False, "done"),
         ("[[reset=headers]]", True, "provider_failed"),
     ],
 )
@@ -117,27 +120,22 @@ def test_a_thousand_probes_ask_the_provider_nothing(
 
 def test_a_proxy_that_drains_takes_no_new_connection(serve: Serve, env: dict[str, str]) -> None:
     """Which tells a balancer that it is not ready, while what is open goes on to its end."""
-    with serve(env) as server:
-        from contextlib import ExitStack
-
-        with ExitStack() as stack:
-            (connection,) = opened(server, post("[[first=2]] Hi"), 1, stack)
-            with Traffic(server, threads=1) as traffic:
-                serving.wait_until(lambda: traffic.outcomes)
-            server.process.terminate()
-
-            def refused() -> bool:
-                import socket
-
-                try:
-                    socket.create_connection((HOST, server.port), timeout=1).close()
-                except OSError:
-                    return True
-                return False
-
-            serving.wait_until(refused)
-            assert [outcome_of(received) for received in read_all([connection])] == ["done"]
+    with serve(env) as server, ExitStack() as stack:
+        (connection,) = opened(server, post("[[first=2]] Hi"), 1, stack)
+        with Traffic(server, threads=1) as traffic:
+            serving.wait_until(lambda: traffic.outcomes)
+        server.process.terminate()
+        serving.wait_until(lambda: refuses(server))
+        assert [outcome_of(received) for received in read_all([connection])] == ["done"]
         server.process.wait(serving.DEADLINE)
+
+
+def refuses(server: serving.Server) -> bool:
+    try:
+        socket.create_connection((HOST, server.port), timeout=1).close()
+    except OSError:
+        return True
+    return False
 
 
 # --- models -----------------------------------------------------------------------------------
@@ -181,9 +179,9 @@ def test_nothing_is_revealed(client: FlaskClient, path: str) -> None:
         assert secret not in shown
 
 
-@pytest.mark.parametrize("path", PROBES)
+@pytest.mark.parametrize(("path", "lines"), [*((path, 0) for path in PROBES), ("/models", 1)])
 def test_probes_leave_no_line(
-    client: FlaskClient, capsys: pytest.CaptureFixture[str], path: str
+    capsys: pytest.CaptureFixture[str], env: dict[str, str], path: str, lines: int
 ) -> None:
-    client.get(path).close()
-    assert capsys.readouterr().out == ""
+    create_app(env).test_client().get(path, headers=BEARER).close()
+    assert len(capsys.readouterr().out.splitlines()) == lines

@@ -3,14 +3,15 @@
 import io
 import json
 import re
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import serving
 from conftest import Serve
-from crowd import answer_to, post
+from crowd import answer_to, post, reset
 from serving import KEY, MODEL, PROVIDER_KEY, Server, wait_until
 
 from emulator import Emulator
@@ -55,7 +56,8 @@ def used(prompt: int, completion: int) -> dict[str, int]:
 def test_a_line_is_json_with_every_field() -> None:
     entry = Entry("r-1", path="/", key="alice", model="m", provider="workers-ai", retry=2)
     entry.provider_status = 200
-    entry.answered(200, 40)
+    entry.answered(200)
+    entry.size = 40
     entry.used.add(used(7, 3), is_final=True)
     (line,) = written(entry)
     assert list(line) == FIELDS
@@ -119,10 +121,10 @@ def test_how_it_ended(
     failure = error if not isinstance(error, ClientGone) else CallerError("invalid_http", "Left.")
     entry = Entry("r-1")
     if begun:
-        entry.answered(200, 0)
+        entry.answered(200)
     entry.failed(error, failure, begun=begun)  # type: ignore[arg-type]
     if not begun:
-        entry.answered(failure.status, 10)  # type: ignore[union-attr]
+        entry.answered(failure.status)  # type: ignore[union-attr]
     (line,) = written(entry)
     assert (line["ended"], line["code"], line["level"]) == (ended, code, level)
     assert (line["status"] is None) == (ended == "client_gone" and not begun)
@@ -154,7 +156,7 @@ def test_on_a_terminal_a_line_is_for_people() -> None:
     terminal = Terminal()
     request_log.start("info", terminal)
     entry = Entry("r-1", path="/", key="alice", model="m", stream=True)
-    entry.answered(200, 0)
+    entry.answered(200)
     entry.used.add(used(7, 3), is_final=True)
     entry.first_token()
     entry.write()
@@ -243,6 +245,39 @@ def test_a_caller_who_leaves_is_told_apart(served: Server, stream: bool) -> None
     assert (line["status"], line["code"]) == (200 if stream else None, None)
 
 
+def test_a_caller_who_leaves_while_a_whole_answer_is_sent(served: Server) -> None:
+    """It has read a little, and there is much: what was not sent is not counted."""
+    before = len(entries(served))
+    with served.connect() as connection:
+        connection.sendall(post("[[huge=7000000]] Hi"))
+        assert connection.recv(1000)
+    line = last(served, before)
+    assert (line["ended"], line["status"], line["bytes"]) == ("client_gone", 200, 0)
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["close", "reset"])
+def test_a_caller_who_leaves_in_the_middle_of_its_body(
+    served: Server, leave: Callable[[socket.socket], None]
+) -> None:
+    before = len(entries(served))
+    connection = served.connect()
+    connection.sendall(post("Hi")[:-9])
+    leave(connection)
+    assert last(served, before)["ended"] == "client_gone"
+
+
+def test_nothing_is_sent_for_head(served: Server) -> None:
+    before = len(entries(served))
+    with served.connect() as connection:
+        head = f"HEAD /models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        received = serving.read_to_end(connection)
+    assert b"Content-Length: " in received
+    assert received.endswith(b"\r\n\r\n")
+    line = last(served, before)
+    assert (line["path"], line["bytes"], line["ended"]) == ("/models", 0, "done")
+
+
 def test_the_usage_of_two_hundred_requests_is_what_the_provider_counted(
     served: Server, emulator: Emulator
 ) -> None:
@@ -268,9 +303,12 @@ def test_the_usage_of_two_hundred_requests_is_what_the_provider_counted(
 
 
 def test_no_line_has_a_prompt_an_answer_or_a_key(served: Server) -> None:
-    answer_to(served, post("a private prompt"))
-    answer_to(served, post("a private prompt [[status=401]]", stream=True))
-    answer_to(served, post("a private prompt", key="a-wrong-key-of-somebody"))
+    answers = [
+        answer_to(served, post("a private prompt")),
+        answer_to(served, post("a private prompt [[status=401]]", stream=True)),
+        answer_to(served, post("a private prompt", key="a-wrong-key-of-somebody")),
+    ]
+    wait_until(lambda: all(answer.headers["X-Request-Id"] in served.log for answer in answers))
     for secret in ("private", "emulator, not a model", KEY, PROVIDER_KEY, "a-wrong-key", "alice-K"):
         assert secret not in served.log
 

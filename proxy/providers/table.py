@@ -43,19 +43,21 @@ def from_settings(settings: Settings, keys: Keys) -> Provider | None:
     kind = PROVIDERS[settings.choice("LLAMA_PROVIDER", PROVIDERS, WorkersAI.name)]
     if len(settings.problems) > before:
         return None
-    key, base_url, models = _key(settings, kind), _base_url(settings, kind), _models(settings, kind)
+    variable, key = _key(settings, kind)
+    base_url, models = _base_url(settings, kind), _models(settings, kind)
     if keys.owner(f"Bearer {key}"):
         tells = "is a key of tier 1 too: whoever calls could use the provider without the proxy"
-        settings.doubtful(kind.key_names[0], tells)
+        settings.doubtful(variable, tells)
     return kind.make(base_url, key, models) if len(settings.problems) == before else None
 
 
-def _key(settings: Settings, kind: _Kind) -> str:
+def _key(settings: Settings, kind: _Kind) -> tuple[str, str]:
+    """The variable that has it, and the key."""
     variable = next((name for name in kind.key_names if settings.text(name)), kind.key_names[0])
     key = settings.secret(variable)
     if kind.needs_key and not settings.text(variable):
         settings.wrong(variable, "is not set; give the provider's API key (tier 2)")
-    return key
+    return variable, key
 
 
 def _base_url(settings: Settings, kind: _Kind) -> str:
