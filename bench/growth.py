@@ -20,6 +20,7 @@ _STREAM_COLUMNS = [
     Column("asked", "asked"),
     Column("finished", "streams_finished"),
     Column("RSS MB", "memory_mb"),
+    Column("of the core, %", "core_percent", ".1f"),
     Column("CPU µs a token", "token_cpu_us", ".1f"),
     Column("TTFT added p50 ms", "ttft_p50_ms", ",.1f"),
     Column("p99 ms", "ttft_p99_ms", ",.1f"),
@@ -47,8 +48,8 @@ def main(direct: Target) -> None:
         "Open streams, 5 tokens a second each": (
             _STREAM_COLUMNS,
             {
-                **{f"{n:,} streams": partial(_open_streams, direct, n) for n in STREAMS},
-                "2,000, two workers": partial(_open_streams, direct, 2000, workers=2),
+                **{f"{n:,}": partial(_open_streams, direct, n) for n in STREAMS},
+                "2,000, on two workers": partial(_open_streams, direct, 2000, workers=2),
             },
         ),
         "Size of the request": (
@@ -72,7 +73,7 @@ def main(direct: Target) -> None:
 
 
 def _draw(rounds: Rounds) -> None:
-    open_streams = [rounds[f"{count:,} streams"] for count in STREAMS]
+    open_streams = [rounds[f"{count:,}"] for count in STREAMS]
     plot.streams(list(STREAMS), open_streams)
     bodies = [rounds[f"body of {name}"] for name in BODIES]
     answers = [rounds[f"answer of {name}"] for name in ANSWERS]
@@ -90,6 +91,7 @@ def _open_streams(direct: Target, count: int, workers: int = 1) -> Found:
         "asked": tally.asked,
         "streams_finished": tally.good,
         "memory_mb": cost.memory,
+        "core_percent": 100 * (cost.seconds or 0) / tally.elapsed,
         "token_cpu_us": cost.of_each(len(tally.transit)),
         "ttft_p50_ms": percentile(added, 0.5),
         "ttft_p99_ms": percentile(added, 0.99),

@@ -26,11 +26,11 @@ def streams(counts: list[int], series: Series) -> None:
     }
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     for axes, (title, name) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        axes.set(title=title, xlabel="open streams, one worker", xscale="log")
         _line(axes, counts, series, name)
-        axes.set_ylim(bottom=0)
-        if name.startswith("ttft"):
-            axes.set_yscale("log")
+        axes.set(title=title, xlabel="open streams, one worker")
+        _logarithmic(axes, counts)
+        if name == "memory_mb":  # it does not grow tenfold: what it begins with is most of it
+            axes.set(yscale="linear", ylim=(0, None))
     _save(figure, "growth-streams")
 
 
@@ -38,11 +38,24 @@ def sizes(lines: Mapping[str, tuple[Mapping[str, int], Series]]) -> None:
     """docs/growth-sizes.svg: CPU by the size of the request, and of the answer."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.set(title="CPU ms a request", xlabel="bytes", xscale="log", yscale="log")
     for label, (places, series) in lines.items():
         _line(axes, list(places.values()), series, "request_cpu_ms", label=f"of the {label}")
+    axes.set(title="CPU ms a request", xlabel="KB")
+    _logarithmic(axes, [10**power for power in range(3, 8)], unit=1000)
     axes.legend()
     _save(figure, "growth-sizes")
+
+
+def _logarithmic(axes: Any, places: list[int], unit: int = 1) -> None:
+    """Both axes, labelled with plain numbers."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(places, [f"{place // unit:,}" for place in places], rotation=45)
+    low, high = axes.get_ylim()
+    steps = [step * 10**power for power in range(5) for step in (1, 2, 3, 5)]
+    shown = [step for step in steps if low <= step <= high]
+    axes.set_yticks(shown, [f"{step:,}" for step in shown])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
 
 
 def _line(axes: Any, places: list[int], series: Series, name: str, **style: str) -> None:
@@ -53,8 +66,6 @@ def _line(axes: Any, places: list[int], series: Series, name: str, **style: str)
     xs, ys = [place for place, *_ in drawn], [middle for _, middle, *_ in drawn]
     bars = [[y - low for _, y, low, _ in drawn], [high - y for _, y, _, high in drawn]]
     axes.errorbar(xs, ys, yerr=bars, marker="o", markersize=3, capsize=2, **style)
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
 
 
 def _save(figure: Figure, name: str) -> None:

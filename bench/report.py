@@ -15,7 +15,7 @@ class Column(NamedTuple):
 
     title: str
     name: str
-    form: str = ",.0f"
+    form: str = "z,.0f"
 
     def values(self, rounds: Sequence[Figures]) -> list[float]:
         return [value for figures in rounds if (value := figures.get(self.name)) is not None]
@@ -35,7 +35,7 @@ COLUMNS = [
     Column("500 in flight, of ideal", "in_flight_share", ".3f"),
     Column("RSS MB then", "memory_mb"),
     Column("300 streams: finished of 600", "streams_finished"),
-    Column("TTFT added p50 ms", "ttft_p50_ms", ",.1f"),
+    Column("TTFT added p50 ms", "ttft_p50_ms", "z,.1f"),
     Column("p99 ms", "ttft_p99_ms", ",.0f"),
     Column("CPU µs a token", "token_cpu_us", ".1f"),
     Column("tokens/s flat out", "tokens_per_s"),

@@ -166,6 +166,8 @@ def test_no_package_is_older_than_its_last_known_hole(package: str) -> None:
         "requirements-test.txt",
         "requirements-audit.txt",
         "requirements-clients.txt",
+        "requirements-bench.txt",
+        "requirements-bench-litellm.txt",
     ],
 )
 def test_every_locked_package_has_hashes(name: str) -> None:
