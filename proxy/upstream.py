@@ -123,8 +123,6 @@ class Upstream:
             )
         except _FOREIGN as error:
             raise _failure(call, error) from None
-        if reason := call.reason():
-            raise reason
         return Reply(response, call)
 
     def _target(self, url: str) -> tuple[Any, str]:

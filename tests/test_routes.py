@@ -388,18 +388,26 @@ def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -
     assert told(response) == INVALID_JSON
 
 
-def test_a_body_that_cannot_be_read(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("kind", "ended"), [(ValueError, "refused"), (OSError, "client_gone")])
+def test_a_body_that_cannot_be_read(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, kind: type[Exception], ended: str
+) -> None:
+    """It is no HTTP, or the caller has gone."""
+    caplog.set_level("INFO", logger="proxy")
+
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
-            raise RuntimeError("what the caller sent")
+            raise kind("what the caller sent")
 
     response = client.post(
         "/",
         input_stream=Broken(),
         headers=BEARER,
         environ_overrides={"wsgi.input_terminated": True},
+        buffered=True,
     )
     assert told(response) == INVALID_JSON
+    assert ended in caplog.text
     assert "what the caller sent" not in caplog.text
 
 
