@@ -151,6 +151,7 @@ def _process(command: list[str], env: Mapping[str, str]) -> Iterator[subprocess.
         [sys.executable, "-m", *command],
         cwd=ROOT,
         env={**os.environ, **env},
+        stdout=subprocess.DEVNULL,  # a line in the log for each request
         start_new_session=True,  # Ctrl-C is for us alone
     )
     try:
@@ -189,7 +190,9 @@ def _settings(port: int, provider_port: int) -> dict[str, str]:
         "LLAMA_PROVIDER_TIMEOUT": "3",
         "LLAMA_PROVIDER_IDLE_TIMEOUT": "3",
         "LLAMA_PROVIDER_TOTAL_TIMEOUT": "30",
-        "LOG_LEVEL": "critical",
+        "LOG_LEVEL": "info",
+        "RATE_LIMIT": "",
+        "RATE_LIMIT_STORAGE": "",
     }
 
 
