@@ -29,9 +29,10 @@ check: .venv/test.done
 # Servers that some tests talk to; without them those tests are skipped, and say so.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 servers:
-	@for program in nginx redis-server; do command -v $$program >/dev/null && continue; \
-		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install -y --no-install-recommends nginx redis-server; \
-		break; done >/dev/null 2>&1 || echo 'nginx or redis-server could not be installed: their tests will be skipped'
+	@command -v nginx >/dev/null && command -v redis-server >/dev/null \
+		|| { $(SUDO) apt-get -qq update && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get -qq install -y --no-install-recommends nginx redis-server; } >/dev/null 2>&1 \
+		|| echo 'nginx and redis-server could not be installed: their tests will be skipped'
 
 lock: .venv/python.done
 	$(BIN)/python -m pip install --quiet $(UV)
