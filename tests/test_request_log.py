@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import serving
 from conftest import Serve
-from crowd import answer_to, post, reset
+from crowd import answer_to, deaf, post, reset
 from serving import KEY, MODEL, PROVIDER_KEY, Server, wait_until
 
 from emulator import Emulator
@@ -190,7 +190,7 @@ def entries(server: Server) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
     keys = "alice:alice-Kx7Wq2Rt9Zb4,bob:bob-Jm5Np8Vc3Hs6"
-    limits = {"LLAMA_PROVIDER_TIMEOUT": "1", "LLAMA_PROVIDER_IDLE_TIMEOUT": "1"}
+    limits = {"LLAMA_PROVIDER_TIMEOUT": "3", "LLAMA_PROVIDER_IDLE_TIMEOUT": "3"}
     env = serving.settings(running_emulator.url, WORKER_ACCESS_KEYS=keys, **limits)
     with serve(env) as server:
         yield server
@@ -248,7 +248,7 @@ def test_a_caller_who_leaves_is_told_apart(served: Server, stream: bool) -> None
 def test_a_caller_who_leaves_while_a_whole_answer_is_sent(served: Server) -> None:
     """It has read a little, and there is much: what was not sent is not counted."""
     before = len(entries(served))
-    with served.connect() as connection:
+    with deaf(served) as connection:
         connection.sendall(post("[[huge=7000000]] Hi"))
         assert connection.recv(1000)
     line = last(served, before)
