@@ -28,7 +28,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     if config.rate_limit:
         from proxy import rate_limit  # its packages need not be there where there is no limit
 
-        proxy.count = rate_limit.counter(app, config.rate_limit)
+        proxy.count = rate_limit.Counter(app, config.rate_limit).count
     return app
 
 

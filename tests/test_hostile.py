@@ -51,7 +51,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from emulator import Emulator
-from proxy import upstream
+from proxy import connections, upstream
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
 PROMPTLY = 5.0  # seconds; a fraction of one on an idle machine
@@ -541,7 +541,7 @@ def test_addresses_that_all_swallow_what_knocks_are_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each has the time to connect, and that is all."""
-    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server((HOST, 0), backlog=0) as full, ExitStack() as stack:
         port = full.getsockname()[1]
         for _ in range(4):
@@ -652,7 +652,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(env: dict[str, str]) -> None
 
 def test_there_is_a_connection_for_whoever_gunicorn_serves() -> None:
     """Else some are thrown away, and made again, with their handshakes."""
-    assert GunicornConfig().worker_connections <= upstream._MAX_CONNECTIONS
+    assert GunicornConfig().worker_connections <= connections._MAX_CONNECTIONS
 
 
 def test_after_a_slow_time_it_is_as_quick_as_before(proxy: Server, emulator: Emulator) -> None:

@@ -24,7 +24,8 @@ FLOORS = [
     {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},
     {"proxy.providers.table"},
     {"proxy.config"},
-    {"proxy.upstream", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.connections", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.upstream"},
     {"proxy.exchange", "proxy.answers", "proxy.incoming"},
     {"proxy.routes", "proxy.check"},
     {"proxy.health", "proxy.report"},
@@ -34,8 +35,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Each foreign thing is touched in as few rooms as can be.
 KEEPERS = {
-    "requests": {"proxy.upstream"},
-    "urllib3": {"proxy.upstream"},
+    "requests": {"proxy.connections"},
+    "urllib3": {"proxy.connections", "proxy.upstream"},
     "flask": {
         "app",
         "proxy.answers",

@@ -19,7 +19,7 @@ import urllib3.util.connection
 from serving import DEADLINE, HOST, PROVIDER_KEY
 
 from emulator import Emulator
-from proxy import upstream, watch
+from proxy import connections, upstream, watch
 from proxy.errors import ProviderError
 from proxy.providers import UpstreamRequest
 from proxy.upstream import Reply, Upstream
@@ -340,7 +340,7 @@ def test_a_name_that_does_not_exist() -> None:
 
 
 def test_a_connection_that_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.3)
     with socket.socket() as full:
         full.bind((HOST, 0))
         full.listen(0)
@@ -460,7 +460,7 @@ def test_https_to_a_port_that_speaks_none(emulator: Emulator) -> None:
 
 def test_a_handshake_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connecting is bounded, TLS included; nothing was sent."""
-    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.3)
     with provider(
         lambda connection: connection.recv(65536) and serving.read_to_end(connection)
     ) as url:
