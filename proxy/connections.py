@@ -148,7 +148,7 @@ class _Watched:
         self.sock.settimeout(None)
         self._to_send = []
         super().request(*args, **kwargs)  # type: ignore[misc]
-        _send_all(self.sock, b"".join(self._to_send))
+        self.sock.sendall(b"".join(self._to_send))
 
     def send(self, data: Any) -> None:
         """Head and body leave together, once both are there: the kernel is called once."""
@@ -159,13 +159,6 @@ class _Watched:
         """Whether nothing came since the last answer: an end, mostly. (gevent's own poll, which
         urllib3 would use, sets up a greenlet's wait only to ask.)"""
         return self.sock is not None and not watch.is_readable(self.sock)
-
-
-def _send_all(sock: Any, data: bytes) -> None:
-    """As sendall, which under gevent asks the kernel for the size of its buffer first."""
-    sent = sock.send(data)
-    if sent < len(data):
-        sock.sendall(memoryview(data)[sent:])
 
 
 class _HTTPConnection(_Watched, HTTPConnection):

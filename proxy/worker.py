@@ -7,7 +7,6 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from gevent import socket
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -25,16 +24,6 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
 _PIECE = 64 * 1024  # bytes
 
 
-class _Client(socket.socket):  # type: ignore[misc]
-    """A client's connection."""
-
-    def sendall(self, data: bytes, flags: int = 0) -> None:
-        """gevent's own asks the kernel for the size of its buffer first, at each piece."""
-        sent = self.send(data, flags)
-        if sent < len(data):
-            super().sendall(memoryview(data)[sent:], flags)
-
-
 class Worker(GeventWorker):  # type: ignore[misc]
     """What `gunicorn.conf.py` names as worker_class."""
 
@@ -45,11 +34,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """
         super().handle_exit(sig, frame)
         watch.drain(self.cfg.graceful_timeout - 2)
-
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """One connection, for all its requests."""
-        quick = _Client(client.family, client.type, client.proto, client.detach())
-        super().handle(listener, quick, addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request has one answer: where its body breaks off, the connection ends with it.

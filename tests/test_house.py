@@ -48,7 +48,7 @@ KEEPERS = {
     "werkzeug": {"proxy.answers"},
     "flask_limiter": {"proxy.rate_limit"},
     "gunicorn": {"proxy.worker"},
-    "gevent": {"proxy.watch", "proxy.worker"},
+    "gevent": {"proxy.watch"},
     "dotenv": {"proxy.environ"},
     "os": {"proxy.environ"},
     "logging": {"proxy.request_log"},

@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import threading
 from contextlib import suppress
 from unittest.mock import Mock
 
@@ -96,27 +95,6 @@ def test_sigterm_begins_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     ending.handle_exit(15, None)
     assert not ending.alive
     drain.assert_called_once_with(23)
-
-
-@pytest.mark.parametrize("size", [1, 8_000_000], ids=["at once", "bit by bit"])
-def test_all_is_sent(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """On the connection that gunicorn is given for the one that it accepted."""
-    given = []
-    monkeypatch.setattr(
-        GeventWorker, "handle", lambda _worker, _listener, client, _addr: given.append(client)
-    )
-    ours, theirs = socket.socketpair()
-    worker().handle(None, ours, None)
-    (client,) = given
-    received: list[bytes] = []
-    reader = threading.Thread(target=lambda: received.append(read_to_end(theirs)))
-    reader.start()
-    client.sendall(b"x" * size)
-    client.close()
-    reader.join(DEADLINE)
-    theirs.close()
-    assert received == [b"x" * size]
-    assert ours.fileno() == -1
 
 
 class Body:
