@@ -6,7 +6,9 @@ from flask import Flask
 
 from proxy import environ, health, request_log, routes
 from proxy.config import Config
+from proxy.incoming import Bodies
 from proxy.upstream import Upstream
+from proxy.watchdog import Watchdog
 
 
 def create_app(env: Mapping[str, str] | None = None) -> Flask:
@@ -22,7 +24,9 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         request_log.logger.warning("%s", warning)
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
-    proxy = app.extensions["proxy"] = routes.Proxy(config, Upstream())
+    proxy = app.extensions["proxy"] = routes.Proxy(
+        config, Upstream(config.ca_bundle), Watchdog(), Bodies(config.max_request_bytes)
+    )
     app.register_blueprint(routes.blueprint)
     app.register_blueprint(health.blueprint)
     if config.rate_limit:

@@ -4,13 +4,14 @@ import time
 import uuid
 from contextlib import closing
 
-from proxy import auth, exchange, strict_json, watch
+from proxy import auth, exchange, strict_json
 from proxy.chat_answer import completion
 from proxy.chat_request import ChatRequest
 from proxy.config import Config
 from proxy.errors import CallerError, ProxyError
 from proxy.providers import Provider
 from proxy.upstream import Upstream
+from proxy.watchdog import Call
 
 # What to look at, by the code of the provider's refusal; else it is the provider itself.
 _AT_FAULT = {
@@ -56,11 +57,11 @@ def _ask(provider: Provider, config: Config) -> str:
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
     )
+    call = Call()
+    call.begin(config.timeouts)
+    upstream = Upstream(config.ca_bundle)
     try:
-        with (
-            watch.call(config.timeouts) as call,
-            closing(Upstream().open(provider.request(chat), call)) as reply,
-        ):
+        with closing(upstream.open(provider.request(chat), call)) as reply:
             part = exchange.whole(exchange.parts(provider, chat, reply))
             completion(chat, part, token_limit=provider.token_limit)
     except CallerError:  # it let us in and read the question, which is all that was to be known

@@ -12,13 +12,14 @@ from proxy import environ
 from proxy.auth import Keys
 from proxy.providers import Provider, table
 from proxy.settings import Problem, Settings
-from proxy.watch import Timeouts
+from proxy.watchdog import Timeouts
 
 NAMES = frozenset(
     {
         *("WORKER_ACCESS_KEY", "WORKER_ACCESS_KEYS"),
         *("LLAMA_PROVIDER", "LLAMA_PROVIDER_API_KEY", "CLOUDFLARE_API_TOKEN"),
         *("CLOUDFLARE_ACCOUNT_ID", "LLAMA_PROVIDER_BASE_URL", "LLAMA_PROVIDER_MODELS"),
+        "LLAMA_PROVIDER_CA_BUNDLE",
         *("LLAMA_PROVIDER_TIMEOUT", "LLAMA_PROVIDER_IDLE_TIMEOUT", "LLAMA_PROVIDER_TOTAL_TIMEOUT"),
         *("MAX_REQUEST_BYTES", "RATE_LIMIT", "RATE_LIMIT_STORAGE"),
         *("PORT", "WEB_CONCURRENCY", "GRACEFUL_TIMEOUT", "LOG_LEVEL"),
@@ -85,6 +86,7 @@ class Config:
 
     keys: Keys
     provider: Provider | None
+    ca_bundle: str  # a file of certificates to trust besides the usual ones, or nothing
     timeouts: Timeouts
     max_request_bytes: int
     rate_limit: RateLimit | None
@@ -102,6 +104,7 @@ class Config:
         return cls(
             keys=keys,
             provider=table.from_settings(settings, keys),
+            ca_bundle=settings.certificates("LLAMA_PROVIDER_CA_BUNDLE"),
             timeouts=Timeouts(
                 settings.number("LLAMA_PROVIDER_TIMEOUT", Timeouts().first_byte),
                 settings.number("LLAMA_PROVIDER_IDLE_TIMEOUT", Timeouts().idle),

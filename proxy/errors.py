@@ -97,6 +97,14 @@ class CallerError(ProxyError):
         error.headers = _retry_headers(True, wait)
         return error
 
+    @classmethod
+    def too_many_bodies(cls) -> "CallerError":
+        """The bodies under way fill the memory that this process has for them."""
+        tells = "This proxy receives too many large bodies just now; try again in 1 second."
+        error = cls("rate_limited", tells)
+        error.headers = _retry_headers(True, 1)
+        return error
+
 
 class OperatorError(ProxyError):
     """`proxy_misconfigured`, or `internal_error`: a fault of ours."""

@@ -2,26 +2,29 @@
 
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 
 from flask import g, request
 
 from proxy.errors import CallerError
-from proxy.watch import Timeouts
+from proxy.watchdog import Call, Timeouts
 
 
 def client() -> socket.socket | None:
-    """The caller's connection, where the server shows it (gunicorn, Werkzeug)."""
-    return request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+    """The caller's connection, where the server shows it (gunicorn)."""
+    sock: socket.socket | None = request.environ.get("gunicorn.socket")
+    return sock
 
 
 def timeouts(ours: Timeouts, stream: bool) -> Timeouts:
-    """Ours, or a second less than those that OpenAI's SDKs say they have: theirs is for the time
-    without bytes, in seconds. An answer that comes after they gave up is asked for, and paid,
-    again."""
+    """Ours, or a little less than those that OpenAI's SDKs send: a tenth, at most a second. Theirs
+    is for the time without bytes, in seconds. An answer that comes after they gave up is asked for,
+    and paid, again."""
     told = [request.headers.get(name, "") for name in _THEIR_TIMEOUTS]
-    known = [float(text) - 1 for text in told if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text)]
-    theirs = max(0.5, min(known, default=inf))
+    known = [float(text) for text in told if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text)]
+    theirs = min((seconds - min(1, seconds / 10) for seconds in known if seconds), default=inf)
     return Timeouts(
         first_byte=min(ours.first_byte, theirs),
         idle=min(ours.idle, theirs),
@@ -43,31 +46,58 @@ def retry() -> int | None:
     return int(told) if re.fullmatch("[0-9]{1,3}", told) else None
 
 
-def body(limit: int) -> bytes:
-    """The body, all of it: Werkzeug's own limit would cut a chunked one without a word."""
-    length = request.content_length
-    if length is not None and length > limit:
-        raise _too_large(limit)
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise CallerError("invalid_json", "The body must not be compressed.")
-    read = b""
+class Bodies:
+    """The bodies under way in a process. A few large ones could take all its memory, so what comes
+    over the bound is refused, to be sent again a second later."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes of one body."""
+        self._limit = limit
+        self._bytes = 0  # of all that are under way
+
+    @contextmanager
+    def read(self, call: Call) -> Iterator[bytes]:
+        """One whole body, under way until the block is left. Raises CallerError.
+
+        Werkzeug's own limit would cut a chunked body without a word.
+        """
+        length = request.content_length
+        if length is not None and length > self._limit:
+            raise self._too_large()
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise CallerError("invalid_json", "The body must not be compressed.")
+        body = bytearray()
+        try:
+            while piece := _piece(call):
+                body += piece
+                self._bytes += len(piece)
+                if len(body) > self._limit:
+                    raise self._too_large()
+                if self._bytes > max(_MOST_UNDER_WAY, self._limit):
+                    raise CallerError.too_many_bodies()
+            if length is not None and len(body) < length:
+                g.entry.client_gone()  # or closed its sending side, and may still read this
+                tells = f"The body ended after {len(body)} of the {length} bytes that it claimed."
+                raise CallerError("invalid_json", tells)
+            yield bytes(body)
+        finally:
+            self._bytes -= len(body)
+
+    def _too_large(self) -> CallerError:
+        tells = f"The body is over this proxy's limit of {self._limit} bytes."
+        return CallerError("request_too_large", tells)
+
+
+def _piece(call: Call) -> bytes:
     try:
-        while len(read) <= limit and (piece := request.stream.read(limit + 1 - len(read))):
-            read += piece
+        return request.stream.read(_PIECE)
     except Exception as error:  # of gunicorn's and Werkzeug's, for chunks that are none
         g.entry.notes = {"raised": type(error).__name__}
         if isinstance(error, OSError):
             g.entry.client_gone()
-        raise CallerError("invalid_json", "The body could not be read to its end.") from None
-    if len(read) > limit:
-        raise _too_large(limit)
-    if length is not None and len(read) < length:
-        g.entry.client_gone()  # or closed its sending side, and may still read this
-        tells = f"The body ended after {len(read)} of the {length} bytes that it claimed."
-        raise CallerError("invalid_json", tells)
-    return read
+        unread = CallerError("invalid_json", "The body could not be read to its end.")
+        raise call.ended or unread from None
 
 
-def _too_large(limit: int) -> CallerError:
-    tells = f"The body is over this proxy's limit of {limit} bytes."
-    return CallerError("request_too_large", tells)
+_MOST_UNDER_WAY = 64 * 1024**2  # bytes; parsed and made anew, a body takes three times as much
+_PIECE = 256 * 1024  # bytes

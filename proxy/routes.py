@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, current_app, g, request
 
-from proxy import answers, exchange, incoming, watch
+from proxy import answers, exchange, incoming
 from proxy.chat_answer import chunks, completion
 from proxy.chat_request import ChatRequest
 from proxy.config import Config
 from proxy.errors import CallerError, OperatorError
+from proxy.incoming import Bodies
 from proxy.providers import Provider
 from proxy.request_log import Entry
 from proxy.upstream import Reply, Upstream
-from proxy.watch import Call
+from proxy.watchdog import Call, Watchdog
 
 PATHS = ("/", "/v1/chat/completions", "/chat/completions")
 MODELS_PATHS = ("/v1/models", "/models")
@@ -30,6 +31,8 @@ class Proxy:
 
     config: Config
     upstream: Upstream
+    watchdog: Watchdog
+    bodies: Bodies
     count: Callable[[], None] | None = None  # counts a request, where there is a rate limit
     last_call: Entry | None = None  # the last that the provider ended, in this process
 
@@ -73,16 +76,17 @@ def chat_completions() -> Response:
     provider = proxy.config.provider
     assert provider is not None  # else there were problems, and the guard told them
     with ExitStack() as resources:
-        call = resources.enter_context(watch.call(proxy.config.timeouts, incoming.client()))
-        chat = ChatRequest.from_json(
-            incoming.body(proxy.config.max_request_bytes),
-            provider.models,
-            id=f"chatcmpl-{uuid.uuid4().hex}",
-            created=int(time.time()),
-        )
-        entry.model, entry.stream = chat.model, chat.stream
-        call.timeouts = incoming.timeouts(proxy.config.timeouts, chat.stream)
-        reply = _ask(proxy.upstream, provider, chat, call)
+        call = resources.enter_context(proxy.watchdog.watch(incoming.client()))
+        with proxy.bodies.read(call) as body:
+            chat = ChatRequest.from_json(
+                body,
+                provider.models,
+                id=f"chatcmpl-{uuid.uuid4().hex}",
+                created=int(time.time()),
+            )
+            entry.model, entry.stream = chat.model, chat.stream
+            call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
+            reply = _ask(proxy.upstream, provider, chat, call)
         resources.callback(reply.close)
         parts = exchange.parts(provider, chat, reply)
         if chat.stream:

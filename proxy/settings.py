@@ -1,6 +1,7 @@
 """Reading settings: every problem is noted, none ends the reading, and no value is shown."""
 
 import re
+import ssl
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -56,6 +57,18 @@ class Settings:
     def whole(self, name: str, default: int, *, most: int) -> int:
         """A whole number over 0."""
         return int(self.number(name, default, most=most, whole=True))
+
+    def certificates(self, name: str) -> str:
+        """The path of a file of certificates, in PEM form."""
+        path = self.text(name)
+        try:
+            if path:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except OSError as error:  # ssl.SSLError is one
+            kind = type(error).__name__
+            self.wrong(name, f"must be a file of certificates in PEM form ({kind})")
+            return ""
+        return path
 
     def secret(self, name: str) -> str:
         """A key, letter for letter; blank is not set."""

@@ -10,7 +10,7 @@ from typing import Any
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
-from proxy import strict_json, watch
+from proxy import strict_json
 from proxy.errors import CallerError, OperatorError, ProxyError
 from proxy.request_log import Entry
 
@@ -33,7 +33,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         At the end of the grace gunicorn kills, and nothing is said.
         """
         super().handle_exit(sig, frame)
-        watch.drain(self.cfg.graceful_timeout - 2)
+        if app := getattr(self, "wsgi", None):  # not while the worker still starts
+            app.extensions["proxy"].watchdog.restart_in(self.cfg.graceful_timeout - 2)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request has one answer: where its body breaks off, the connection ends with it.

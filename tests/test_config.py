@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import ACCOUNT, BLANK, KEY, MODEL, PROVIDER_KEY
@@ -92,6 +94,24 @@ def test_a_value_is_read(name: str, value: str, is_read: Callable[[Config], bool
     config = Config.from_env({**NEEDED, name: value})
     assert config.problems == ()
     assert is_read(config)
+
+
+def test_a_file_of_certificates(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    config = Config.from_env({**NEEDED, "LLAMA_PROVIDER_CA_BUNDLE": str(file)})
+    assert (config.ca_bundle, config.problems) == (str(file), ())
+
+
+@pytest.mark.parametrize("holds", [None, "", "no certificate"], ids=["missing", "empty", "text"])
+def test_a_file_of_no_certificates(tmp_path: Path, holds: str | None) -> None:
+    file = tmp_path / "ca.pem"
+    if holds is not None:
+        file.write_text(holds)
+    config = Config.from_env({**NEEDED, "LLAMA_PROVIDER_CA_BUNDLE": str(file)})
+    assert [problem.variable for problem in config.problems] == ["LLAMA_PROVIDER_CA_BUNDLE"]
+    assert str(file) not in str(config.problems[0])
+    assert config.ca_bundle == ""
 
 
 NUMBERS = [

@@ -68,14 +68,16 @@ PLAYS: dict[str, tuple[Play, float]] = {
 # What the SDK tells of its own timeout, and what the emulator is told, in which mode -> when it
 # must be over; None: it comes to its end.
 TOLD = {
-    ("x-stainless-read-timeout: 2.5", "[[silent]]", "whole"): 1.5,
-    ("x-stainless-read-timeout: 2.5", "[[silent]]", "stream"): 1.5,
-    ("x-stainless-timeout: 2.5", "[[silent]]", "whole"): 1.5,
-    ("x-stainless-timeout: 2.5", "[[silent]]", "stream"): 1.5,
-    ("x-stainless-timeout: 2.5", "[[framing=chunked,stall=1]]", "whole"): 1.5,
-    ("x-stainless-timeout: 2.5", "[[framing=chunked,stall=1]]", "stream"): 1.5,
-    ("x-stainless-timeout: 2.5", "[[framing=chunked,drip_body=0.1]]", "whole"): 1.5,
-    ("x-stainless-timeout: 0", "[[silent]]", "whole"): 0.5,
+    ("x-stainless-read-timeout: 2.5", "[[silent]]", "whole"): 2.25,
+    ("x-stainless-read-timeout: 2.5", "[[silent]]", "stream"): 2.25,
+    ("x-stainless-timeout: 2.5", "[[silent]]", "whole"): 2.25,
+    ("x-stainless-timeout: 2.5", "[[silent]]", "stream"): 2.25,
+    ("x-stainless-timeout: 2.5", "[[framing=chunked,stall=1]]", "whole"): 2.25,
+    ("x-stainless-timeout: 2.5", "[[framing=chunked,stall=1]]", "stream"): 2.25,
+    ("x-stainless-timeout: 2.5", "[[framing=chunked,drip_body=0.1]]", "whole"): 2.25,
+    ("x-stainless-timeout: 0.5", "[[silent]]", "whole"): 0.45,
+    ("x-stainless-timeout: 0.6", "[[wait=0.3]]", "whole"): None,
+    ("x-stainless-timeout: 0", "[[wait=1]]", "whole"): None,
     ("x-stainless-timeout: nonsense", "[[wait=2]]", "whole"): None,
     ("x-stainless-timeout: 2.5", "[[gap=0.2]]", "stream"): None,
 }
@@ -150,7 +152,7 @@ def test_bytes_that_are_no_progress_do_not_help(
 
 
 @pytest.mark.parametrize("told", TOLD, ids=" ".join)
-def test_the_callers_own_timeout_less_a_second_is_kept(
+def test_the_callers_own_timeout_less_a_tenth_is_kept(
     results: dict[tuple[str, ...], Seen], told: tuple[str, str, str]
 ) -> None:
     """An answer after that would be asked for, and paid, again. A stream's total is not told."""

@@ -124,7 +124,7 @@ def impatient(
 ) -> Iterator[Server]:
     """The project as shipped but for one number, which is no setting: a client's minute."""
     folder: Path = serving.copy_project(tmp_path_factory.mktemp("impatient"))
-    watch = folder / "proxy" / "watch.py"
+    watch = folder / "proxy" / "watchdog.py"
     text = watch.read_text()
     assert text.count("CLIENT_TIMEOUT = 60.0") == 1
     watch.write_text(text.replace("CLIENT_TIMEOUT = 60.0", f"CLIENT_TIMEOUT = {PATIENCE}"))

@@ -33,7 +33,7 @@ from serving import HOST, ROOT, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
 from proxy.config import Config
-from proxy.watch import Timeouts
+from proxy.watchdog import Timeouts
 
 SITE = ROOT / "deploy" / "nginx.conf"
 UNIT = ROOT / "deploy" / "llm-proxy.service"

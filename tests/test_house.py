@@ -9,14 +9,14 @@ import pytest
 
 from proxy import errors
 from proxy.config import NAMES, Config
-from proxy.watch import Timeouts
+from proxy.watchdog import Timeouts
 
 ROOT = Path(__file__).parent.parent
 
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.settings"},
-    {"proxy.auth", "proxy.environ", "proxy.usage", "proxy.watch"},
+    {"proxy.auth", "proxy.environ", "proxy.usage", "proxy.watchdog"},
     {"proxy.chat_request", "proxy.request_log"},
     {"proxy.chat_answer"},
     {"proxy.providers"},
@@ -24,8 +24,7 @@ FLOORS = [
     {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},
     {"proxy.providers.table"},
     {"proxy.config"},
-    {"proxy.connections", "proxy.worker", "proxy.rate_limit"},
-    {"proxy.upstream"},
+    {"proxy.upstream", "proxy.worker", "proxy.rate_limit"},
     {"proxy.exchange", "proxy.answers", "proxy.incoming"},
     {"proxy.routes", "proxy.check"},
     {"proxy.health", "proxy.report"},
@@ -35,8 +34,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Each foreign thing is touched in as few rooms as can be.
 KEEPERS = {
-    "requests": {"proxy.connections"},
-    "urllib3": {"proxy.connections", "proxy.upstream"},
+    "requests": {"proxy.upstream"},
+    "urllib3": {"proxy.upstream"},
     "flask": {
         "app",
         "proxy.answers",
@@ -48,12 +47,19 @@ KEEPERS = {
     "werkzeug": {"proxy.answers"},
     "flask_limiter": {"proxy.rate_limit"},
     "gunicorn": {"proxy.worker"},
-    "gevent": {"proxy.watch"},
+    "gevent": {"proxy.watchdog"},
     "dotenv": {"proxy.environ"},
     "os": {"proxy.environ"},
     "logging": {"proxy.request_log"},
     "argparse": {"proxy.__main__"},
-    "time": {"proxy.check", "proxy.rate_limit", "proxy.request_log", "proxy.routes", "proxy.watch"},
+    "time": {
+        "proxy.check",
+        "proxy.rate_limit",
+        "proxy.request_log",
+        "proxy.routes",
+        "proxy.upstream",
+        "proxy.watchdog",
+    },
 }
 
 

@@ -11,7 +11,6 @@ from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 from serving import DEADLINE, answers, read_to_end
 
-from proxy import watch
 from proxy.worker import Worker
 
 SECRET = "Authorization Bearer tier1-Qm4xV9cT2hLw8sZr"
@@ -86,15 +85,20 @@ def test_a_client_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFixture) 
     assert "client_gone" in caplog.text
 
 
-def test_sigterm_begins_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_begins_the_drain() -> None:
     """Two seconds of the grace are kept for saying that an answer was cut."""
-    drain = Mock()
-    monkeypatch.setattr(watch, "drain", drain)
     ending = worker()
     ending.cfg = Mock(graceful_timeout=25)
+    ending.wsgi = Mock(extensions={"proxy": (proxy := Mock())})
     ending.handle_exit(15, None)
     assert not ending.alive
-    drain.assert_called_once_with(23)
+    proxy.watchdog.restart_in.assert_called_once_with(23)
+
+
+def test_sigterm_while_the_worker_still_starts() -> None:
+    ending = worker()
+    ending.handle_exit(15, None)
+    assert not ending.alive
 
 
 class Body:

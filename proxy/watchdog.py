@@ -1,0 +1,124 @@
+"""Ends requests that take too long, whose client has left, or that a restart cannot wait for.
+
+An exception is raised in the request's own greenlet, where it waits: so the rooms that read and
+write need no code for it. Without gevent, as under `flask run`, requests' own timeouts hold.
+"""
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple
+
+import gevent
+from gevent import monkey
+
+from proxy.errors import CallerError, ClientGone, OperatorError, ProviderError
+
+INTERVAL = 0.1  # seconds between two looks at all calls
+CLIENT_TIMEOUT = 60.0  # seconds for a client to send its body, and to read each piece of an answer
+_CLIENT_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux reports a half-close; others only POLLHUP
+
+_BODY_LATE = partial(CallerError, "invalid_json", "The body did not come to its end in time.")
+_PROVIDER_LATE = partial(ProviderError, "provider_timeout", seen="our deadline")
+_RESTARTING = partial(OperatorError, "internal_error", "This proxy is being restarted.")
+
+
+class Timeouts(NamedTuple):
+    """How long a provider may take, in seconds."""
+
+    first_byte: float = 130.0
+    idle: float = 60.0
+    total: float = 600.0
+
+
+class Call:
+    """One request, from its body to the end of its answer. Each of its waits has a deadline."""
+
+    timeouts: Timeouts
+    _first_byte_ends: float  # monotonic, as all times here
+
+    def __init__(self, *, is_watched: bool = False) -> None:
+        self.is_watched = is_watched
+        self.ended: Exception | None = None  # why, if the watchdog ended it
+        self.greenlet: Any = gevent.getcurrent()
+        self._late: Callable[[], Exception] = _BODY_LATE
+        self._ends = time.monotonic() + CLIENT_TIMEOUT
+        self._total_ends = inf
+
+    def begin(self, timeouts: Timeouts) -> None:
+        """The body has come: the provider's time begins, for all tries together."""
+        self.timeouts = timeouts
+        self._first_byte_ends = time.monotonic() + timeouts.first_byte
+        self._total_ends = time.monotonic() + timeouts.total
+
+    def await_first_byte(self) -> None:
+        self._ends, self._late = self._first_byte_ends, _PROVIDER_LATE
+
+    def await_provider(self, seconds: float) -> None:
+        if not self.is_watched and time.monotonic() >= self._total_ends:
+            raise _PROVIDER_LATE()
+        self._ends, self._late = time.monotonic() + seconds, _PROVIDER_LATE
+
+    def await_client(self) -> None:
+        """To take a piece of the answer: nothing but the client itself may interrupt that."""
+        self._ends, self._late = time.monotonic() + CLIENT_TIMEOUT, ClientGone
+
+    def end_if_due(self, now: float, restarts_at: float, *, client_left: bool) -> None:
+        """Raise where the call waits, if it may not wait any longer. Only the hub may ask this."""
+        if client_left:
+            reason: Callable[[], Exception] = ClientGone
+        elif now >= self._ends:
+            reason = self._late
+        elif self._late is ClientGone or now < min(self._total_ends, restarts_at):
+            return
+        else:
+            reason = _PROVIDER_LATE if now >= self._total_ends else _RESTARTING
+        self.ended = self.ended or reason()
+        # An OSError is what libraries clean up after: after any other, gevent leaves the
+        # descriptor of half a TLS handshake open. gunicorn ignores this one where it sends.
+        self.greenlet.throw(OSError(errno.ENOTCONN, "the watchdog ended this call"))
+
+
+class Watchdog:
+    """Looks at all calls of this process, ten times a second."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, Call] = {}  # by the descriptor of the client's socket
+        self._restarts_at = inf
+        self._poll: Any = None
+        self._timer: Any = None
+
+    @contextmanager
+    def watch(self, client: socket.socket | None) -> Iterator[Call]:
+        """A call, which may be ended until the block is left. `client`: its socket, if known."""
+        if client is None or not isinstance(gevent.getcurrent(), gevent.Greenlet):
+            yield Call()
+            return
+        if self._timer is None:  # not before: gunicorn forks, and a hub belongs to one process
+            self._poll = monkey.get_original("select", "poll")()  # gevent's waits
+            self._timer = gevent.get_hub().loop.timer(INTERVAL, INTERVAL)
+            self._timer.start(self._look)
+        descriptor = client.fileno()
+        call = self._calls[descriptor] = Call(is_watched=True)
+        self._poll.register(descriptor, _CLIENT_LEFT)
+        try:
+            yield call
+        finally:
+            del self._calls[descriptor]
+            self._poll.unregister(descriptor)
+
+    def restart_in(self, seconds: float) -> None:
+        """End what is still under way then."""
+        self._restarts_at = time.monotonic() + seconds
+
+    def _look(self) -> None:
+        """Runs in the hub, and so while every greenlet waits."""
+        left = {descriptor for descriptor, _ in self._poll.poll(0)} if self._calls else set()
+        now = time.monotonic()
+        for descriptor, call in list(self._calls.items()):
+            call.end_if_due(now, self._restarts_at, client_left=descriptor in left)
