@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/chat/create
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from proxy import strict_json
@@ -39,6 +39,12 @@ class ChatRequest:
             include_usage=options.get("stream_options", {}).get("include_usage") is True,
             options=options,
         )
+
+    def without_input(self) -> Self:
+        """As much as its answer needs: the provider may think for minutes, and memory is short."""
+        limits = ("max_completion_tokens", "max_tokens")
+        options = {name: value for name, value in self.options.items() if name in limits}
+        return replace(self, messages=[], options=options)
 
     @property
     def max_tokens(self) -> int | None:

@@ -77,16 +77,7 @@ def chat_completions() -> Response:
     assert provider is not None  # else there were problems, and the guard told them
     with ExitStack() as resources:
         call = resources.enter_context(proxy.watchdog.watch(incoming.client()))
-        with proxy.bodies.read(call) as body:
-            chat = ChatRequest.from_json(
-                body,
-                provider.models,
-                id=f"chatcmpl-{uuid.uuid4().hex}",
-                created=int(time.time()),
-            )
-            entry.model, entry.stream = chat.model, chat.stream
-            call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
-            reply = _ask(proxy.upstream, provider, chat, call)
+        chat, reply = _answered(proxy, provider, call)
         resources.callback(reply.close)
         parts = exchange.parts(provider, chat, reply)
         if chat.stream:
@@ -98,6 +89,20 @@ def chat_completions() -> Response:
             response = answers.whole(answer)
         response.call_on_close(resources.pop_all().close)
         return response
+
+
+def _answered(proxy: Proxy, provider: Provider, call: Call) -> tuple[ChatRequest, Reply]:
+    """What was asked, without its input, and the provider's reply, its body not yet read."""
+    with proxy.bodies.read(call) as body:
+        chat = ChatRequest.from_json(
+            body,
+            provider.models,
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+        )
+        g.entry.model, g.entry.stream = chat.model, chat.stream
+        call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
+        return chat.without_input(), _ask(proxy.upstream, provider, chat, call)
 
 
 def _ask(upstream: Upstream, provider: Provider, chat: ChatRequest, call: Call) -> Reply:

@@ -1,6 +1,7 @@
 """What a caller may ask, field by field, and where a fault is said to be."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -342,3 +343,8 @@ def test_any_body_is_a_request_or_the_callers_fault(body: bytes) -> None:
         sent = json.loads(body)
         assert chat.messages == sent["messages"]
         assert all(sent[name] == value for name, value in chat.options.items())
+
+
+def test_an_answer_needs_the_limit_and_not_the_input() -> None:
+    asked = ask(max_tokens=7, temperature=1, user="someone")
+    assert asked.without_input() == replace(asked, messages=[], options={"max_tokens": 7})
