@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -873,3 +875,23 @@ def test_the_bodies_under_way_are_bounded(serve: Serve, env: dict[str, str]) -> 
                 assert b"Retry-After: 1\r\n" in received
         assert refused
         assert outcome(answer_to(server, post("Hi"))) == "done"
+
+
+@pytest.mark.parametrize("clients", [1, 4])
+def test_a_provider_that_closes_soon_after_each_stream_loses_none(
+    serve: Serve, clients: int
+) -> None:
+    """It does not say that it will: some requests meet the end on their way."""
+
+    def talk(connection: socket.socket) -> None:
+        if received(connection):
+            end = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+            connection.sendall(EVENTS + event("Hello") + end)
+            threading.Event().wait(0.005)
+
+    with Raw(talk) as provider, ThreadPoolExecutor(clients) as crowd:
+        settings = serving.settings(f"http://{HOST}:{provider.port}", "openai")
+        with serve({**settings, "WEB_CONCURRENCY": "1"}) as server:
+            sent = post("Hi", stream=True)
+            found = crowd.map(lambda _: outcome(answer_to(server, sent)), range(150))
+            assert Counter(found) == {"done": 150}
