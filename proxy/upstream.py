@@ -220,7 +220,7 @@ class _Connection:
     def connect(self) -> None:
         """Raises NewConnectionError."""
         self.is_kept = False
-        for is_last in (False, True):
+        for is_last in (False, True):  # pragma: no branch
             try:
                 return super().connect()  # type: ignore[misc, no-any-return]
             except (HTTPError, OSError) as error:

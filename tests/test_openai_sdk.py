@@ -207,7 +207,7 @@ def test_a_cut_stream_raises(sdk: OpenAI, emulator: Emulator, directive: str) ->
 
 # --- its retries ----------------------------------------------------------------------------------
 
-ONE_CALL = ["status=401", "status=410", "status=400", "reset=before", "reset=headers", "junk"]
+ONE_CALL = ["status=401", "status=410", "status=400", "reset=headers", "junk"]
 ONE_CALL += ["status=429,code=4006", "status=429,code=3021,retry_after=61", "status=408"]
 
 
@@ -218,6 +218,14 @@ def test_a_failure_that_stays_or_may_be_billed_again_is_one_call(
     with pytest.raises(openai.APIStatusError):
         sdk.chat.completions.create(model=MODEL, messages=messages(f"[[{directive}]]"))
     assert len(emulator.requests) == 1
+
+
+def test_a_connection_that_dies_is_one_call_of_the_sdk(sdk: OpenAI, emulator: Emulator) -> None:
+    """The proxy itself sends once more what a kept connection did not take."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        sdk.chat.completions.create(model=MODEL, messages=messages("[[reset=before]]"))
+    assert caught.value.response.headers["X-Should-Retry"] == "false"
+    assert len(emulator.requests) in (1, 2)
 
 
 def test_a_failure_that_passes_is_three_calls(sdk: OpenAI, emulator: Emulator) -> None:

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from emulator import Emulator
+from proxy.errors import ClientGone
 from proxy.upstream import Upstream
 
 PATHS = ["/", "/v1/chat/completions", "/chat/completions"]
@@ -913,3 +914,26 @@ def test_the_connection_to_the_provider_is_used_again_after(
         with post(client, said, stream=stream) as response:
             assert response.get_data()
     assert emulator.connections - before == 1
+
+
+def test_a_caller_that_has_left_is_nobodys_failure(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def left(*_: object) -> None:
+        raise ClientGone
+
+    monkeypatch.setattr(Upstream, "open", left)
+    assert told(post(client)) == (400, "invalid_request_error", "invalid_http")
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_a_body_over_the_memory_for_all_may_come_a_second_later(env: dict[str, str]) -> None:
+    app = create_app(env)
+    bodies = app.extensions["proxy"].bodies
+    bodies._bytes += 64 * 1024**2
+    refused = post(app.test_client())
+    assert (refused.status_code, refused.json["error"]["code"]) == (429, "rate_limited")
+    assert (refused.headers["Retry-After"], refused.headers["X-Should-Retry"]) == ("1", "true")
+    bodies._bytes -= 64 * 1024**2
+    assert post(app.test_client()).status_code == 200
+    assert bodies._bytes == 0

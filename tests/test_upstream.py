@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -186,7 +187,6 @@ def test_a_large_body_may_take_longer_than_connecting(monkeypatch: pytest.Monkey
     monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
 
     def talk(connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         while connection.recv(1, socket.MSG_PEEK):
             threading.Event().wait(0.5)  # as long as a slow line
             assert receive(connection).endswith(b"9")
@@ -197,6 +197,7 @@ def test_a_large_body_may_take_longer_than_connecting(monkeypatch: pytest.Monkey
         way = soon()
         for _ in range(2):
             assert read(replace(large, url=url), way) == b"{}"
+        hang_up(way)
 
 
 def test_over_real_http(emulator: Emulator) -> None:
@@ -547,19 +548,27 @@ def test_a_connection_is_used_again(emulator: Emulator) -> None:
     assert emulator.connections - before == 1
 
 
-def test_a_connection_that_was_closed_while_idle_is_replaced_silently() -> None:
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+def test_a_connection_that_ended_while_idle_is_replaced_silently(is_reset: bool) -> None:
     closed, seen = threading.Event(), []
 
     def talk(connection: socket.socket) -> None:
         seen.append(receive(connection))
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        if is_reset:
+            assert was_read.wait(DEADLINE)
+            was_read.clear()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
         closed.set()
+
+    was_read = threading.Event()
 
     with provider(talk) as url:
         way = soon()
         for _ in range(2):
             assert read(post(url), way) == b"{}"
+            was_read.set()
             assert closed.wait(DEADLINE)
             closed.clear()
     assert len(seen) == 2
@@ -570,6 +579,30 @@ def test_closing_an_answer_that_is_not_read_ends_the_connection(emulator: Emulat
     with opened(to_emulator(emulator, "[[endless,gap=0.02]]", stream=True)) as reply:
         assert next(reply.pieces())
     assert emulator.requests[0].gone.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "does not end"])
+def test_a_stream_that_was_read_to_its_done_is_given_its_end(ends: bool) -> None:
+    """Under gunicorn its connection is kept then, else it is closed."""
+    done = b"8\r\n[DONE]\n\n\r\n"
+
+    def talk(connection: socket.socket) -> None:
+        while receive(connection):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + done)
+            assert was_read.wait(DEADLINE)
+            was_read.clear()
+            connection.sendall(b"0\r\n\r\n" if ends else b"zz\r\n")
+
+    was_read, way, call = threading.Event(), soon(), Call(is_watched=True)
+    call.begin(way.timeouts)
+    with provider(talk) as url:
+        with closing(way.upstream.open(post(url), call)) as reply:
+            assert next(reply.pieces()) == b"[DONE]\n\n"
+            was_read.set()
+        (pool,) = way.upstream._adapter._pools.values()
+        (idle,) = pool.pool.queue
+        assert idle.is_connected is ends
+        hang_up(way)
 
 
 def test_closing_twice_does_no_harm(emulator: Emulator) -> None:

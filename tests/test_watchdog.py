@@ -146,6 +146,12 @@ def test_a_client_that_does_not_read_its_answer(
     assert time.monotonic() - began >= 0.5
 
 
+def test_one_watchdog_looks_at_many_calls(ends: Ends) -> None:
+    dog = Watchdog()
+    for _ in range(2):
+        assert code(ends.ended(ends.silent(Timeouts(first_byte=SHORT)), dog)) == "provider_timeout"
+
+
 def test_what_is_open_ends_before_the_process(ends: Ends) -> None:
     dog = Watchdog()
     dog.restart_in(SHORT)
