@@ -16,7 +16,7 @@ from bench.measure import measure
 from bench.processes import CORES, LOAD_CORE, NotReady
 from bench.report import tables
 from bench.rounds import MINUTES, measured
-from bench.targets import Target, ours, slow_to_install, stand_in, usual_peers
+from bench.targets import Target, ours, ours_over_https, slow_to_install, stand_in, usual_peers
 
 DESCRIPTORS = 5000  # of ours, and of each target
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _compare(direct: Target, *, also_slow: bool) -> None:
-    targets = [direct, ours(direct), *usual_peers(direct)]
+    targets = [direct, ours(direct), ours_over_https(direct), *usual_peers(direct)]
     if also_slow:
         targets += slow_to_install(direct)
     cases = {target.name: partial(measure, target, direct) for target in targets}

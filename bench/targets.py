@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import trustme
 
 from bench.load import HOST, Ask, run
 from bench.processes import (
@@ -47,6 +50,8 @@ class Target:
     key: str = CLIENT_KEY
     model: str | None = None  # None: whatever is served without being named
     headers: dict[str, str] = field(default_factory=dict)
+    https_port: int = 0  # of the stand-in
+    ca_bundle: str = ""  # who signed its certificate
 
     def ask(self, marker: str = "", *, padding: int = 0, **expected: int) -> Ask:
         """A request that the stand-in answers as the marker says, with so many bytes more."""
@@ -110,12 +115,28 @@ def stand_in() -> Iterator[Target]:
     modules = told.partition("--modules-path=")[2].partition(" ")[0]
     if not Path(modules, "ngx_http_lua_module.so").exists():
         raise NotReady("nginx has no Lua: apt install libnginx-mod-http-lua")
-    target = Target("direct", path=f"{API}/run/{MODEL}", key=PROVIDER_KEY)
-    names = {"PORT": target.port, "PROVIDER_KEY": PROVIDER_KEY, "MODULES": modules}
-    files = dict.fromkeys((HERE / "stand_in").iterdir(), names)
     command = (nginx, "-p", ".", "-c", "nginx.conf", "-e", "stderr")
-    with running(replace(target, command=command, files=files), LOAD_CORE):
-        yield target
+    with TemporaryDirectory(prefix="bench-") as folder:
+        authority, certificate = trustme.CA(), Path(folder, "provider.pem")
+        authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(certificate)
+        authority.cert_pem.write_to_path(ca_bundle := Path(folder, "ca.pem"))
+        target = Target(
+            "direct",
+            path=f"{API}/run/{MODEL}",
+            key=PROVIDER_KEY,
+            https_port=free_port(),
+            ca_bundle=str(ca_bundle),
+        )
+        names = {
+            "PORT": target.port,
+            "HTTPS_PORT": target.https_port,
+            "CERTIFICATE": certificate,
+            "PROVIDER_KEY": PROVIDER_KEY,
+            "MODULES": modules,
+        }
+        files = dict.fromkeys((HERE / "stand_in").iterdir(), names)
+        with running(replace(target, command=command, files=files), LOAD_CORE):
+            yield target
 
 
 def ours(provider: Target, workers: int = 1) -> Target:
@@ -132,8 +153,17 @@ def ours(provider: Target, workers: int = 1) -> Target:
     return Target("ours", port, command, env | dict.fromkeys(_AS_SHIPPED, ""), ROOT)
 
 
+def ours_over_https(provider: Target) -> Target:
+    """The same, with TLS to the provider."""
+    target = ours(provider)
+    url = f"https://{HOST}:{provider.https_port}{API}/run"
+    env = {"LLAMA_PROVIDER_BASE_URL": url, "LLAMA_PROVIDER_CA_BUNDLE": provider.ca_bundle}
+    return replace(target, name="ours, https", env=target.env | env)
+
+
 _AS_SHIPPED = (  # whatever the environment or `.env` says
     "WORKER_ACCESS_KEYS",
+    "LLAMA_PROVIDER_CA_BUNDLE",
     "LLAMA_PROVIDER_MODELS",
     "LLAMA_PROVIDER_TIMEOUT",
     "LLAMA_PROVIDER_IDLE_TIMEOUT",
