@@ -51,7 +51,7 @@ class Reply:
 
     def __init__(self, response: requests.Response, call: Call) -> None:
         self.status, self.headers = response.status_code, response.headers
-        self._response, self._call = response, call
+        self._response, self._call, self._is_read = response, call, False
 
     @property
     def is_event_stream(self) -> bool:
@@ -70,6 +70,7 @@ class Reply:
             piece: bytes = self._response.raw.read1(_READ_SIZE, decode_content=True)
         except _FAILURES as error:
             raise _failure(error, self._call) from None
+        self._is_read = not piece
         return piece
 
     def read(self) -> bytes:
@@ -83,7 +84,7 @@ class Reply:
 
     def close(self) -> None:
         """Keep the connection if the response is at its end or about to be, else close it."""
-        if self._call.is_watched and not self._call.ended:
+        if self._call.is_watched and not (self._is_read or self._call.ended):
             self._call.await_provider(_LINGER)
             with suppress(ProxyError, ClientGone):
                 self._read()
@@ -229,30 +230,40 @@ class _Connection:
                     raise NewConnectionError(self, "") from error  # type: ignore[arg-type]
 
     def request(self, *args: Any, **options: Any) -> None:
-        self._send: Any = partial(super().request, *args, **options)  # type: ignore[misc]
+        self._write: Any = partial(super().request, *args, **options)  # type: ignore[misc]
         self._sent_at, self.is_answered = time.monotonic(), False
         if self.sock is None:  # not while it sends: a second try would forget what it has begun
             self.connect()
         self.is_reused, self.is_kept = self.is_kept, False
-        self.timeout = _SEND_TIMEOUT  # urllib3 would give it the time to connect
-        self._send()
+        self._send_all()
+
+    def _send_all(self) -> None:
+        """Head and body leave together: in one call of the kernel, and one record of TLS."""
+        self.timeout = _SEND_TIMEOUT  # urllib3 would allow it no longer than to connect
+        self._pieces: list[bytes] = []
+        self._write()
+        super().send(b"".join(self._pieces))  # type: ignore[misc]
+        self._pieces.clear()
+
+    def send(self, data: Any) -> None:
+        self._pieces.append(data)
 
     def getresponse(self) -> Any:
         """Some servers close a connection after a response without saying so."""
-        send, self._send = self._send, None
         try:
             return super().getresponse()  # type: ignore[misc]
         except _LOST:
             soon = time.monotonic() < self._sent_at + _STALE
             if not self.is_reused or self.is_answered or not soon:
                 raise
-        self.close()  # type: ignore[attr-defined]
-        timeout, self.timeout = self.timeout, CONNECT_TIMEOUT
-        self.connect()
-        self.timeout = _SEND_TIMEOUT
-        send()
-        self.timeout = timeout
-        return super().getresponse()  # type: ignore[misc]
+            self.close()  # type: ignore[attr-defined]
+            timeout, self.timeout = self.timeout, CONNECT_TIMEOUT
+            self.connect()
+            self._send_all()
+            self.timeout = timeout
+            return super().getresponse()  # type: ignore[misc]
+        finally:
+            self._write = None  # it holds the body
 
     def response_class(self, *args: Any, **options: Any) -> _Response:
         return _Response(self, *args, **options)
@@ -298,13 +309,26 @@ class _Adapter(HTTPAdapter):
             "http": _extended(HTTPConnectionPool, HTTPConnection),
             "https": _extended(HTTPSConnectionPool, HTTPSConnection),
         }
-        self._pools: dict[str, Any] = {}  # by URL: one for each model
+        self.pools: dict[str, Any] = {}  # by URL: one for each model
+        self._paths: dict[str, str] = {}
 
     def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
-        if request.url not in self._pools:
+        if request.url not in self.pools:
             pool = super().get_connection_with_tls_context(request, *args, **options)
-            self._pools[request.url] = pool
-        return self._pools[request.url]
+            self.pools[request.url] = pool
+        return self.pools[request.url]
+
+    def request_url(self, request: Any, proxies: Any) -> str:
+        if request.url not in self._paths:
+            self._paths[request.url] = super().request_url(request, proxies)
+        return self._paths[request.url]
+
+    def build_response(self, request: Any, response: Any) -> requests.Response:
+        """Without what takes time and nobody reads: cookies, encoding, history."""
+        built = requests.Response()
+        built.status_code, built.raw, built.request = response.status, response, request
+        built.headers = response.headers  # in any case, as requests' own
+        return built
 
     def cert_verify(self, *args: Any, **options: Any) -> None:
         """The context has the certificates already."""

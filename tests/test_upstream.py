@@ -599,7 +599,7 @@ def test_a_stream_that_was_read_to_its_done_is_given_its_end(ends: bool) -> None
         with closing(way.upstream.open(post(url), call)) as reply:
             assert next(reply.pieces()) == b"[DONE]\n\n"
             was_read.set()
-        (pool,) = way.upstream._adapter._pools.values()
+        (pool,) = way.upstream._adapter.pools.values()
         (idle,) = pool.pool.queue
         assert idle.is_connected is ends
         hang_up(way)
@@ -613,7 +613,7 @@ def test_closing_twice_does_no_harm(emulator: Emulator) -> None:
 
 def hang_up(way: Way) -> None:
     """Close the connections that wait, so that the provider sees their end."""
-    for pool in way.upstream._adapter._pools.values():
+    for pool in way.upstream._adapter.pools.values():
         pool.close()
 
 
@@ -770,7 +770,7 @@ def test_what_the_provider_closed_while_it_was_idle_does_not_pile_up() -> None:
     with provider(talk) as url, ThreadPoolExecutor(8) as crowd:
         way = soon()
         assert all(crowd.map(lambda _: read(UpstreamRequest(url, {}, b"crowd"), way), range(8)))
-        (pool,) = way.upstream._adapter._pools.values()
+        (pool,) = way.upstream._adapter.pools.values()
         assert pool.pool.qsize() == 8
         closing_all.set()
         wait_until(lambda: not any(idle.is_connected for idle in pool.pool.queue))
