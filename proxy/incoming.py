@@ -56,8 +56,9 @@ class Bodies:
         self._bytes = 0  # of all that are under way
 
     @contextmanager
-    def read(self, call: Call) -> Iterator[bytes]:
-        """One whole body, under way until the block is left. Raises CallerError.
+    def read(self, call: Call) -> Iterator[list[bytes]]:
+        """One whole body, in a list, so that it can be let go of; it is under way until the block
+        is left. Raises CallerError.
 
         Werkzeug's own limit would cut a chunked body without a word.
         """
@@ -66,22 +67,26 @@ class Bodies:
             raise self._too_large()
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise CallerError("invalid_json", "The body must not be compressed.")
-        body = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         try:
             while piece := _piece(call):
-                body += piece
+                pieces.append(piece)
+                size += len(piece)
                 self._bytes += len(piece)
-                if len(body) > self._limit:
+                if size > self._limit:
                     raise self._too_large()
                 if self._bytes > max(_MOST_UNDER_WAY, self._limit):
                     raise CallerError.too_many_bodies()
-            if length is not None and len(body) < length:
+            if length is not None and size < length:
                 g.entry.client_gone()  # or closed its sending side, and may still read this
-                tells = f"The body ended after {len(body)} of the {length} bytes that it claimed."
+                tells = f"The body ended after {size} of the {length} bytes that it claimed."
                 raise CallerError("invalid_json", tells)
-            yield bytes(body)
+            body = [b"".join(pieces)]
+            pieces.clear()
+            yield body
         finally:
-            self._bytes -= len(body)
+            self._bytes -= size
 
     def _too_large(self) -> CallerError:
         tells = f"The body is over this proxy's limit of {self._limit} bytes."

@@ -95,7 +95,7 @@ def _answered(proxy: Proxy, provider: Provider, call: Call) -> tuple[ChatRequest
     """What was asked, without its input, and the provider's reply, its body not yet read."""
     with proxy.bodies.read(call) as body:
         chat = ChatRequest.from_json(
-            body,
+            body.pop(),
             provider.models,
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),

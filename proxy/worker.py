@@ -40,14 +40,20 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """One request has one answer: where its body breaks off, the connection ends with it.
 
         gunicorn reads what the application left unread while it looks for the next request, and
-        would answer a fault in it as that of another.
+        would answer a fault in it as that of another. A connection that is closed on unread bytes
+        is reset, and its client may not see the answer (RFC 9112, 9.6).
         """
-        super().handle_request(listener_name, req, sock, addr)
+        is_kept = True
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:  # gunicorn's word for closing the connection
+            is_kept = False
         with suppress(Exception), self.timeout_ctx():
             while req.body.read(_PIECE):
                 pass
-            return
-        raise StopIteration  # gunicorn's word for closing the connection
+            if is_kept:
+                return
+        raise StopIteration
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our form; the log has the exception's type, and none of the caller's text."""
