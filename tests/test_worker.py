@@ -113,11 +113,15 @@ class Body:
         return self.pieces.pop(0) if self.pieces else b""  # type: ignore[return-value]
 
 
-def handle(monkeypatch: pytest.MonkeyPatch, body: Body, *, reads: bool) -> None:
+def handle(
+    monkeypatch: pytest.MonkeyPatch, body: Body, *, reads: bool, closes: bool = False
+) -> None:
     def application(_worker: Worker, _name: object, request: Mock, *_: object) -> None:
         if reads:
             with suppress(errors.InvalidChunkSize):
                 request.body.read()
+        if closes:
+            raise StopIteration
 
     monkeypatch.setattr(GeventWorker, "handle_request", application)
     handling = worker()
@@ -139,3 +143,14 @@ def test_a_body_that_breaks_off_ends_the_connection(
     """Whether the application met the fault or left it unread: what follows is no request."""
     with pytest.raises(StopIteration):
         handle(monkeypatch, Body(b"one", errors.InvalidChunkSize(SECRET)), reads=reads)
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["not read", "read"])
+def test_a_connection_that_is_to_be_closed_is_read_to_the_end_of_its_body(
+    monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """Else it would be reset while its client sends, and the answer lost."""
+    body = Body(b"one", b"two")
+    with pytest.raises(StopIteration):
+        handle(monkeypatch, body, reads=reads, closes=True)
+    assert body.pieces == []
