@@ -1,13 +1,14 @@
 """The house rules: which room may import which, and that what is written down is true."""
 
 import ast
+import json
 import re
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from proxy import errors
+from proxy import __version__, errors
 from proxy.config import NAMES, Config
 from proxy.watchdog import Timeouts
 
@@ -199,3 +200,14 @@ def test_the_readme_knows_every_room() -> None:
         path for path in paths if f"({path})" not in readme and "providers" not in path.parts
     ]
     assert unknown == []
+
+
+def test_the_changelog_has_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    releases = re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)
+    assert releases[0] == __version__
+
+
+def test_the_api_description_has_the_version() -> None:
+    document = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    assert document["info"]["version"] == __version__

@@ -22,7 +22,7 @@ from emulator import Emulator
 from proxy import errors, routes
 from proxy.chat_request import PARAMETERS, ChatRequest
 
-DOCUMENT = json.loads((Path(__file__).parent.parent / "openapi.json").read_text())
+DOCUMENT = json.loads((Path(__file__).parent.parent / "docs" / "openapi.json").read_text())
 COMPONENTS = DOCUMENT["components"]
 OPERATION = COMPONENTS["pathItems"]["chat"]["post"]
 READS = {name: COMPONENTS["pathItems"][name]["get"] for name in ("models", "healthz", "readyz")}
