@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from flask import Flask
 
-from proxy import environ, health, request_log, routes
+from proxy import environ, request_log, routes
+from proxy.chat import Proxy
 from proxy.config import Config
 from proxy.incoming import Bodies
 from proxy.upstream import Upstream
@@ -24,11 +25,11 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         request_log.logger.warning("%s", warning)
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
-    proxy = app.extensions["proxy"] = routes.Proxy(
+    proxy = app.extensions["proxy"] = Proxy(
         config, Upstream(config.ca_bundle), Watchdog(), Bodies(config.max_request_bytes)
     )
     app.register_blueprint(routes.blueprint)
-    app.register_blueprint(health.blueprint)
+    app.register_blueprint(routes.health)
     if config.rate_limit:
         from proxy import rate_limit  # its packages need not be there where there is no limit
 

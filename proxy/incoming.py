@@ -12,7 +12,7 @@ from proxy.errors import CallerError
 from proxy.watchdog import Call, Timeouts
 
 
-def client() -> socket.socket | None:
+def client_socket() -> socket.socket | None:
     """The caller's connection, where the server shows it (gunicorn)."""
     sock: socket.socket | None = request.environ.get("gunicorn.socket")
     return sock

@@ -7,13 +7,14 @@ reads again. No line holds a key, or any text of a caller's or a provider's.
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from proxy import strict_json, usage
-from proxy.errors import CallerError, ClientGone, ProxyError
+from proxy import strict_json
+from proxy.errors import CallerError, ProxyError
 from proxy.strict_json import JSON
+from proxy.usage import OfAnswer
 
 logger = logging.getLogger("proxy")
 
@@ -22,120 +23,88 @@ DONE, CLIENT_GONE, TIMEOUT, CUT, REFUSED = "done", "client_gone", "timeout", "cu
 
 @dataclass
 class Entry:
-    """What is known of a request, filled in on its way. None: not known, or there is none."""
+    """What the log says about a request, in the order of its fields. None: unknown, or none."""
 
     request_id: str
-    path: str | None = None  # of the route; none is found for a 404 or 405
+    path: str | None = None  # of the route
     key: str | None = None  # its name
     model: str | None = None  # the public name
-    provider: str | None = None  # only where it was asked
+    provider: str | None = None  # only if it was asked
     status: int | None = None
     provider_status: int | None = None
+    provider_request_id: str | None = None
     code: str | None = None  # of the error
     stream: bool = False
-    used: usage.OfAnswer = field(default_factory=usage.OfAnswer)
-    retry: int | None = None  # which one it is, as the SDK says
-    size: int = 0  # bytes of the answer's body that were sent
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    first_token_ms: float | None = None  # until then, in a stream
+    total_ms: float | None = None  # until the response ended
+    retry: int | None = None  # the number of the SDK's retry
+    bytes: int = 0  # sent, of the response's body
     ended: str = DONE
-    is_probe: bool = False  # of a health check, which comes every few seconds
-    notes: JSON = field(default_factory=dict)  # what helps the operator, where something failed
+    # Not fields of the line:
+    notes: JSON = field(default_factory=dict)  # facts for the operator, at the end of the line
+    usage: OfAnswer = field(default_factory=OfAnswer)
+    is_probe: bool = False
     _level: int = logging.INFO
     _started: float = field(default_factory=time.monotonic)
-    _first_token: float | None = None
-    _ended: float | None = None
 
-    def first_token(self) -> None:
-        """The first token is on its way."""
-        self._first_token = time.monotonic()
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request arrived."""
+        return round(1000 * (time.monotonic() - self._started), 1)
 
     def answered(self, status: int) -> None:
-        """The answer begins. A caller who left is told nothing."""
+        """The response begins. A client that has disconnected receives none."""
         if self.ended != CLIENT_GONE:
             self.status = status
 
     def client_gone(self) -> None:
-        """The caller left before the end."""
+        """The client disconnected before the end."""
         self.ended, self.code, self.notes = CLIENT_GONE, None, {}
 
-    def failed(self, error: BaseException, failure: ProxyError, *, begun: bool) -> None:
-        """`error` happened, and is told as `failure`; `begun`: in the middle of an answer."""
-        if isinstance(error, ClientGone) or self.ended == CLIENT_GONE:
-            self.client_gone()
+    def failed(self, failure: ProxyError, ended: str = REFUSED) -> None:
+        """The response is an error, or ends with one."""
+        if self.ended == CLIENT_GONE:
             return
         self._level = logging.INFO if isinstance(failure, CallerError) else logging.ERROR
         self.code = failure.code
         self.notes = self.notes | failure.notes
-        self.ended = CUT if begun else REFUSED
-        if failure.code == "provider_timeout":
-            self.ended = TIMEOUT
-
-    def over(self) -> None:
-        """The answer is, though what it used is not given back yet."""
-        self._ended = time.monotonic()
-
-    @property
-    def provider_outcome(self) -> str | None:
-        """How the provider is: `done`, or its failure's code. None: this tells nothing of it."""
-        if self.provider is None or self.ended == CLIENT_GONE or self.code == "internal_error":
-            return None
-        at_fault = (self.code or "").startswith("provider_")
-        return self.code if at_fault and self.code != "provider_rejected_input" else DONE
-
-    @property
-    def age(self) -> float:
-        """Seconds since the end of the answer."""
-        return time.monotonic() - (self._ended or self._started)
+        self.ended = TIMEOUT if failure.code == "provider_timeout" else ended
 
     def write(self) -> None:
-        """The line: an error where the provider or this proxy failed."""
-        self._ended = self._ended or time.monotonic()
+        """Write the line; its level is error if the provider or this proxy failed."""
+        if self.total_ms is None:
+            self.total_ms = self.elapsed_ms()
+        used = self.usage.total()
+        if used["total_tokens"]:
+            self.prompt_tokens = used["prompt_tokens"]
+            self.completion_tokens = used["completion_tokens"]
         logger.log(logging.DEBUG if self.is_probe else self._level, "%s", self)
 
     def to_json(self) -> JSON:
         """The fields of the line."""
-        told = self.used.total()
-        used = told if told["total_tokens"] else {}
-        return {
-            "request_id": self.request_id,
-            "path": self.path,
-            "key": self.key,
-            "model": self.model,
-            "provider": self.provider,
-            "status": self.status,
-            "provider_status": self.provider_status,
-            "code": self.code,
-            "stream": self.stream,
-            "prompt_tokens": used.get("prompt_tokens"),
-            "completion_tokens": used.get("completion_tokens"),
-            "first_token_ms": _milliseconds(self._started, self._first_token),
-            "total_ms": _milliseconds(self._started, self._ended),
-            "retry": self.retry,
-            "bytes": self.size,
-            "ended": self.ended,
-            **self.notes,
-        }
+        return {name: getattr(self, name) for name in _FIELDS} | self.notes
 
     def __str__(self) -> str:
-        """For people: what there is to say, without the names of what says itself."""
-        said = self.to_json()
-        first, total = said["first_token_ms"], said["total_ms"]
-        tokens = f"{said['prompt_tokens']}+{said['completion_tokens']} tokens"
+        """For people: the values that explain themselves, without their names."""
+        tokens = f"{self.prompt_tokens}+{self.completion_tokens} tokens"
+        first = f"{self.first_token_ms}/" if self.first_token_ms is not None else ""
         words = [
             str(self.status or "-"),
             f"{self.ended:<11}",
             self.code or "",
             self.key or "-",
             self.model or self.path or "-",
-            tokens if said["prompt_tokens"] is not None else "",
-            f"{first}/{total} ms" if first is not None else f"{total} ms",
+            tokens if self.prompt_tokens is not None else "",
+            f"{first}{self.total_ms} ms",
             self.request_id,
             *(f"{name}: {value}" for name, value in self.notes.items()),
         ]
         return "  ".join(word for word in words if word)
 
 
-def _milliseconds(start: float, end: float | None) -> float | None:
-    return None if end is None else round(1000 * (end - start), 1)
+_NAMES = [field.name for field in fields(Entry)]
+_FIELDS = _NAMES[: _NAMES.index("notes")]
 
 
 class _Lines(logging.Formatter):
@@ -149,8 +118,8 @@ class _Lines(logging.Formatter):
         }
         args: Any = record.args
         entry = args[0] if args and isinstance(args[0], Entry) else None
-        said = entry.to_json() if entry else {"message": record.getMessage()}
-        return strict_json.dumps(head | said).decode("ascii")
+        rest = entry.to_json() if entry else {"message": record.getMessage()}
+        return strict_json.dumps(head | rest).decode("ascii")
 
 
 def start(level: str, stream: TextIO | None = None) -> None:

@@ -64,7 +64,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             status, reason = _STATUS.get(type(exc), (400, "Bad Request"))
         failure.notes = {"raised": type(exc).__name__}
         entry = Entry(request_id := uuid.uuid4().hex)
-        entry.failed(exc, failure, begun=False)
+        entry.failed(failure)
         body = strict_json.dumps(failure.to_json(request_id))
         headers = {
             "Connection": "close",
@@ -77,7 +77,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         entry.answered(status)
         try:
             client.sendall("\r\n".join(lines).encode("ascii") + body)
-            entry.size = len(body)
+            entry.bytes = len(body)
         except OSError:
             entry.client_gone()
         entry.write()

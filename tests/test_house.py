@@ -26,9 +26,10 @@ FLOORS = [
     {"proxy.providers.table"},
     {"proxy.config"},
     {"proxy.upstream", "proxy.worker", "proxy.rate_limit"},
-    {"proxy.exchange", "proxy.answers", "proxy.incoming"},
-    {"proxy.routes", "proxy.check"},
-    {"proxy.health", "proxy.report"},
+    {"proxy.exchange", "proxy.responses", "proxy.incoming"},
+    {"proxy.chat", "proxy.check"},
+    {"proxy.routes"},
+    {"proxy.report"},
     {"app", "proxy.__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -39,13 +40,13 @@ KEEPERS = {
     "urllib3": {"proxy.upstream"},
     "flask": {
         "app",
-        "proxy.answers",
-        "proxy.health",
+        "proxy.chat",
         "proxy.incoming",
         "proxy.rate_limit",
+        "proxy.responses",
         "proxy.routes",
     },
-    "werkzeug": {"proxy.answers"},
+    "werkzeug": {"proxy.routes"},
     "flask_limiter": {"proxy.rate_limit"},
     "gunicorn": {"proxy.worker"},
     "gevent": {"proxy.watchdog"},
@@ -54,6 +55,7 @@ KEEPERS = {
     "logging": {"proxy.request_log"},
     "argparse": {"proxy.__main__"},
     "time": {
+        "proxy.chat",
         "proxy.check",
         "proxy.rate_limit",
         "proxy.request_log",

@@ -6,22 +6,28 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import serving
 from conftest import Serve
 from crowd import answer_to, deaf, post, reset
+from gevent import GreenletExit
 from serving import KEY, MODEL, PROVIDER_KEY, Server, wait_until
+from werkzeug.test import TestResponse
 
+from app import create_app
 from emulator import Emulator
 from proxy import report, request_log
-from proxy.errors import CallerError, ClientGone, OperatorError, ProviderError
+from proxy.errors import CallerError, OperatorError, ProviderError, ProxyError
 from proxy.request_log import Entry
+from proxy.upstream import Reply, Upstream
 
 FIELDS = [
     *("time", "level", "request_id", "path", "key", "model", "provider", "status"),
-    *("provider_status", "code", "stream", "prompt_tokens", "completion_tokens"),
+    *("provider_status", "provider_request_id", "code", "stream"),
+    *("prompt_tokens", "completion_tokens"),
     *("first_token_ms", "total_ms", "retry", "bytes", "ended"),
 ]
 
@@ -57,8 +63,9 @@ def test_a_line_is_json_with_every_field() -> None:
     entry = Entry("r-1", path="/", key="alice", model="m", provider="workers-ai", retry=2)
     entry.provider_status = 200
     entry.answered(200)
-    entry.size = 40
-    entry.used.add(used(7, 3), is_final=True)
+    entry.provider_request_id = "p-1"
+    entry.bytes = 40
+    entry.usage.add(used(7, 3), is_final=True)
     (line,) = written(entry)
     assert list(line) == FIELDS
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
@@ -72,6 +79,7 @@ def test_a_line_is_json_with_every_field() -> None:
         "provider": "workers-ai",
         "status": 200,
         "provider_status": 200,
+        "provider_request_id": "p-1",
         "code": None,
         "stream": False,
         "prompt_tokens": 7,
@@ -83,17 +91,15 @@ def test_a_line_is_json_with_every_field() -> None:
     }
 
 
-def test_times_are_in_milliseconds_and_end_with_the_answer() -> None:
-    """What is given back afterwards takes no part in them."""
+def test_times_are_in_milliseconds_and_end_with_the_response() -> None:
+    """Closing what the response used is not counted."""
     entry = Entry("r-1", stream=True)
     time.sleep(0.02)
-    entry.first_token()
-    entry.over()
+    entry.first_token_ms = entry.elapsed_ms()
+    entry.total_ms = entry.elapsed_ms()
     time.sleep(0.05)
     (line,) = written(entry)
-    assert 20 <= line["first_token_ms"] <= line["total_ms"]
-    assert line["total_ms"] < entry.age * 1000 + line["first_token_ms"]
-    assert entry.age >= 0.05
+    assert 20 <= line["first_token_ms"] <= line["total_ms"] < entry.elapsed_ms() - 40
 
 
 def test_tokens_that_were_not_told_are_null() -> None:
@@ -109,22 +115,24 @@ ENDS = {
     "late in a stream": (LATE, True, "timeout", "provider_timeout", "error"),
     "cut": (FAILED, True, "cut", "provider_failed", "error"),
     "broke": (OperatorError.internal(), False, "refused", "internal_error", "error"),
-    "gone": (ClientGone(), False, "client_gone", None, "info"),
-    "gone from a stream": (ClientGone(), True, "client_gone", None, "info"),
+    "gone": (None, False, "client_gone", None, "info"),
+    "gone from a stream": (None, True, "client_gone", None, "info"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("error", "begun", "ended", "code", "level"), ENDS.values(), ids=ENDS)
 def test_how_it_ended(
-    error: Exception, begun: bool, ended: str, code: str | None, level: str
+    error: ProxyError | None, begun: bool, ended: str, code: str | None, level: str
 ) -> None:
-    failure = error if not isinstance(error, ClientGone) else CallerError("invalid_http", "Left.")
     entry = Entry("r-1")
     if begun:
         entry.answered(200)
-    entry.failed(error, failure, begun=begun)  # type: ignore[arg-type]
+    if error is None:
+        entry.client_gone()
+    else:
+        entry.failed(error, request_log.CUT if begun else request_log.REFUSED)
     if not begun:
-        entry.answered(failure.status)  # type: ignore[union-attr]
+        entry.answered(error.status if error else 400)
     (line,) = written(entry)
     assert (line["ended"], line["code"], line["level"]) == (ended, code, level)
     assert (line["status"] is None) == (ended == "client_gone" and not begun)
@@ -133,7 +141,7 @@ def test_how_it_ended(
 def test_what_helps_the_operator_stands_at_the_end() -> None:
     entry = Entry("r-1")
     failure = ProviderError("provider_auth_failed", seen="HTTP 401, code 10000")
-    entry.failed(failure, failure, begun=False)
+    entry.failed(failure)
     (line,) = written(entry)
     assert list(line) == [*FIELDS, "seen", "mend"]
     assert (line["seen"], line["mend"]) == ("HTTP 401, code 10000", "LLAMA_PROVIDER_API_KEY")
@@ -157,8 +165,8 @@ def test_on_a_terminal_a_line_is_for_people() -> None:
     request_log.start("info", terminal)
     entry = Entry("r-1", path="/", key="alice", model="m", stream=True)
     entry.answered(200)
-    entry.used.add(used(7, 3), is_final=True)
-    entry.first_token()
+    entry.usage.add(used(7, 3), is_final=True)
+    entry.first_token_ms = entry.elapsed_ms()
     entry.write()
     Entry("r-2").write()
     first, second = terminal.getvalue().splitlines()
@@ -168,6 +176,66 @@ def test_on_a_terminal_a_line_is_for_people() -> None:
         first,
     )
     assert re.search(r"  -  done         -  -  [0-9.]+ ms  r-2$", second)
+
+
+SHUTDOWNS = [SystemExit, KeyboardInterrupt, GreenletExit]
+
+
+def ask_for_a_stream(env: dict[str, str]) -> AbstractContextManager[TestResponse]:
+    body = {"messages": [{"role": "user", "content": "Hi [[gap=0.1]]"}], "stream": True}
+    return (
+        create_app(env)
+        .test_client()
+        .post("/", json=body, headers={"Authorization": f"Bearer {KEY}"}, buffered=False)
+    )
+
+
+@pytest.mark.parametrize("kind", SHUTDOWNS)
+@pytest.mark.parametrize(("place", "status"), [("open", None), ("pieces", None), ("later", 200)])
+def test_a_server_that_ends_the_request_cuts_it(
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[BaseException],
+    place: str,
+    status: int | None,
+) -> None:
+    """As gunicorn's sync worker does after 30 seconds, wherever the request is just then."""
+    pieces = Reply.pieces
+
+    def shut_down(reply: Reply, *_: object) -> Iterator[bytes]:
+        if place == "later":
+            yield next(pieces(reply))
+        raise kind
+
+    def shut_down_at_once(*_: object) -> None:
+        raise kind
+
+    monkeypatch.setattr(Reply, "pieces", shut_down)
+    if place == "open":
+        monkeypatch.setattr(Upstream, "open", shut_down_at_once)
+    with pytest.raises(kind), ask_for_a_stream(env) as response:
+        assert response.data
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (line["ended"], line["status"], line["key"]) == ("cut", status, "master")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended"),
+    [*((kind, "cut") for kind in SHUTDOWNS), (BrokenPipeError, "client_gone")],
+)
+def test_a_server_that_stops_sending_says_why(
+    env: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    kind: type[BaseException],
+    ended: str,
+) -> None:
+    """Every server closes the response; whether the client left shows in what it raised."""
+    with pytest.raises(kind), ask_for_a_stream(env) as response:
+        assert next(response.iter_encoded())
+        raise kind
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (line["ended"], line["status"]) == (ended, 200)
 
 
 def test_the_log_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
