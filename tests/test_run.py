@@ -1,7 +1,9 @@
 """`make run`, less the making of .venv: what a newcomer sees, and that nothing of it stays."""
 
+import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,15 +16,17 @@ import pytest
 import serving
 from serving import ACCOUNT, BLANK, DEADLINE, HOST, KEY, PROVIDER_KEY, Server
 
+from emulator import Emulator
+
 COMMAND = [sys.executable, "-m", "scripts.run"]
 
 
 @contextmanager
 def run(log_file: Path, **env: str) -> Iterator[Server]:
     port = serving.free_port()
-    env = {**BLANK, "HOME": "/home/somebody", "PORT": str(port), **env}
+    env = {**BLANK, "HOME": "/home/somebody", **env, "PORT": str(port)}
     with serving.started(COMMAND, port, env, log_file) as server:
-        serving.wait_until(lambda: "Serving on" in server.log and "messages=" in server.log)
+        serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
         yield server
 
 
@@ -62,9 +66,13 @@ def test_it_says_that_it_is_offline(offline: Server) -> None:
     assert f"http://{HOST}:{offline.port}" in offline.log
 
 
-def bash(script: str) -> subprocess.CompletedProcess[str]:
+def paste(
+    script: str, folder: Path = Path("/"), shell: str = "bash"
+) -> subprocess.CompletedProcess[str]:
+    """Run a text in another terminal: another folder, and none of the server's environment."""
     return subprocess.run(
-        ["bash", "-c", script],
+        [shell, "-c", script],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -74,32 +82,57 @@ def bash(script: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_curl_that_it_prints_works_as_it_stands(offline: Server) -> None:
     curl = printed_curl(offline.log)
-    result = bash(curl + " --silent --write-out '\\n%{http_code}'")
+    result = paste(curl + " --silent --write-out '\\n%{http_code}'")
     body, _, status = result.stdout.rpartition("\n")
     assert status == "200", result
     assert "Tell me a short story about a brave knight." in body
-    assert bash(curl).returncode == 0
+    assert paste(curl).returncode == 0
 
 
 def test_it_streams_as_the_text_below_it_says(offline: Server) -> None:
     curl = printed_curl(offline.log).replace('"messages": [', '"stream": true, "messages": [')
-    result = bash(curl.replace("curl ", "curl -N --silent ", 1))
+    result = paste(curl.replace("curl ", "curl -N --silent ", 1))
     assert result.stdout.startswith("data: {")
     assert result.stdout.endswith("data: [DONE]\n\n")
 
 
-def test_the_python_that_it_prints_works_as_it_stands(offline: Server) -> None:
-    start = offline.log.index("from openai import OpenAI")
-    code = "".join(offline.log[start:].partition(".content)")[:2])
-    result = subprocess.run(
+def printed_python(log: str) -> str:
+    start = log.index("from openai import OpenAI")
+    return "".join(log[start:].partition(".content)")[:2])
+
+
+def printed_export(log: str) -> str:
+    (line,) = re.findall("^export .*$", log, re.MULTILINE)
+    return str(line)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", code],
+        cwd="/",
         capture_output=True,
         text=True,
         timeout=DEADLINE,
         env=serving.system_environment(),
     )
+
+
+def test_the_python_that_it_prints_works_as_it_stands(offline: Server) -> None:
+    result = python(printed_python(offline.log))
     assert result.returncode == 0, result.stderr
     assert "brave knight" in result.stdout
+
+
+def test_the_export_that_it_prints_makes_the_examples_work(offline: Server) -> None:
+    script = f"PROXY_URL={offline.url} sh {serving.ROOT}/examples/curl.sh"
+    result = paste(f"{printed_export(offline.log)}\n{script}")
+    assert result.returncode == 0, result.stderr
+    assert "tool_calls" in result.stdout
+
+
+def test_it_says_that_its_key_ends_with_the_run(offline: Server) -> None:
+    assert "the next run makes another" in offline.log
+    assert "WORKER_ACCESS_KEY in .env" in offline.log
 
 
 def test_the_key_is_made_for_each_run(offline: Server, tmp_path: Path) -> None:
@@ -145,54 +178,151 @@ def ends(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_taken_port_is_one_line() -> None:
+def said(result: subprocess.CompletedProcess[str]) -> str:
+    return result.stdout + result.stderr
+
+
+def test_a_taken_port_is_one_line_that_names_a_free_one() -> None:
     with socket.create_server((HOST, 0)) as taken:
-        port = str(taken.getsockname()[1])
-        result = ends(PORT=port)
+        port = taken.getsockname()[1]
+        result = ends(PORT=str(port))
     assert result.returncode == 1
-    lines = (result.stdout + result.stderr).splitlines()
-    assert len(lines) == 1
-    assert port in lines[0]
+    (line,) = said(result).splitlines()
+    found = re.fullmatch(rf"Port {port} is taken; choose another: make run PORT=([0-9]+)", line)
+    assert found, line
+    assert int(found[1]) != port
 
 
-@pytest.mark.parametrize("port", ["abc", "70000", "-1"])
-def test_a_port_that_is_none_is_one_line(port: str) -> None:
+@pytest.mark.parametrize("port", ["abc", "70000", "-1", "0", "²", "8000.0"])
+def test_a_wrong_port_is_one_line(port: str) -> None:
     result = ends(PORT=port)
     assert result.returncode == 1
-    assert len((result.stdout + result.stderr).splitlines()) == 1
+    (line,) = said(result).splitlines()
+    assert re.search(r"from 1 to 65535.* make run PORT=[0-9]+$", line)
 
 
-def test_with_a_setting_it_is_the_real_provider_and_says_what_is_missing(tmp_path: Path) -> None:
-    """And a key of the operator's own is not shown."""
-    env = {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "WORKER_ACCESS_KEY": KEY}
-    with run(tmp_path / "log", **env) as server:
-        assert "OFFLINE" not in server.log
-        assert "LLAMA_PROVIDER_API_KEY: " in server.log
-        curl = printed_curl(server.log)
-        assert "$WORKER_ACCESS_KEY" in curl
-        result = bash(f"export WORKER_ACCESS_KEY='{KEY}'\n{curl} --silent")
-        assert '"proxy_misconfigured"' in result.stdout
-        assert "LLAMA_PROVIDER_API_KEY" in result.stdout
-    for secret in (KEY, ACCOUNT):
-        assert secret not in server.log
+# --- with keys of the user's own ------------------------------------------------------------------
+
+OWN_KEYS = {
+    "master": {"WORKER_ACCESS_KEY": KEY},
+    "named": {"WORKER_ACCESS_KEYS": f"alice:{KEY}"},
+    "digest": {"WORKER_ACCESS_KEYS": f"alice:sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"},
+    "name taken": {"WORKER_ACCESS_KEYS": f"make-run:{KEY}, make-run_:{KEY[::-1]},"},
+    "both": {"WORKER_ACCESS_KEY": KEY, "WORKER_ACCESS_KEYS": f" bob:{KEY[::-1]} "},
+}
 
 
-def test_the_key_is_printed_where_it_is_asked_for() -> None:
-    """That is how the printed text has it put into the other terminal."""
-    result = ends("key", WORKER_ACCESS_KEY="pa$HOME-x9Kd03jfW=")
-    assert (result.returncode, result.stdout) == (0, "pa$HOME-x9Kd03jfW=\n")
-
-
-def test_named_keys_alone_are_not_shown_and_the_advice_makes_sense(tmp_path: Path) -> None:
-    """No master key is set and none is made, so there is none to export."""
-    env = {
-        "WORKER_ACCESS_KEYS": "alice:alices-key-0123456789",
-        "LLAMA_PROVIDER_API_KEY": PROVIDER_KEY,
-        "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
-    }
-    with run(tmp_path / "log", **env) as server:
+@pytest.mark.parametrize("keys", OWN_KEYS.values(), ids=OWN_KEYS)
+def test_with_an_own_key_all_that_it_prints_works_and_the_key_is_not_shown(
+    keys: dict[str, str], tmp_path: Path
+) -> None:
+    with run(tmp_path / "log", **keys) as server:
         log = server.log
-    assert "alices-key-0123456789" not in log
-    assert PROVIDER_KEY not in log
-    if "-m scripts.run key" in log:
-        assert ends("key", **env).stdout.strip(), "it advises to export an empty key"
+        assert "brave knight" in paste(printed_curl(log)).stdout
+        assert "brave knight" in python(printed_python(log)).stdout
+        own = printed_curl(log).replace(printed_export(log).partition("=")[2], KEY)
+        assert KEY in own
+        assert "brave knight" in paste(own).stdout
+        assert "Your own keys work too" in log
+    assert KEY not in server.log
+
+
+def copied_project(folder: Path) -> Path:
+    serving.copy_project(folder)
+    for name in ("scripts", "emulator"):
+        shutil.copytree(serving.ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+def test_the_key_may_be_in_the_file(shell: str, tmp_path: Path) -> None:
+    """And in the other terminal nothing is set that would win over the file afterwards."""
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    (folder := tmp_path / "a folder's name").mkdir()
+    (copied_project(folder) / ".env").write_text(f"WORKER_ACCESS_KEY={KEY}\n")
+    port = serving.free_port()
+    env = {"HOME": "/home/somebody", "PORT": str(port)}
+    with serving.started(COMMAND, port, env, tmp_path / "log", folder) as server:
+        serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
+        script = f"{printed_export(server.log)}\n{printed_curl(server.log)}"
+        assert "brave knight" in paste(script, tmp_path, shell).stdout
+        assert KEY not in server.log
+
+
+# --- with settings that are missing or wrong ------------------------------------------------------
+
+NOT_READY = {
+    "no token": (
+        {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "WORKER_ACCESS_KEY": KEY},
+        ["LLAMA_PROVIDER_API_KEY: ", "Create a Workers AI API Token"],
+    ),
+    "no account": (
+        {"LLAMA_PROVIDER_API_KEY": PROVIDER_KEY},
+        ["CLOUDFLARE_ACCOUNT_ID: ", "https://dash.cloudflare.com/"],
+    ),
+    "nothing but the provider": (
+        {"LLAMA_PROVIDER": "openai"},
+        ["LLAMA_PROVIDER_BASE_URL: ", "LLAMA_PROVIDER_MODELS: ", "Get it here: "],
+    ),
+    "an unknown provider": ({"LLAMA_PROVIDER": "opnai"}, ["LLAMA_PROVIDER: "]),
+    "a wrong limit, offline": ({"RATE_LIMIT": "many"}, ["RATE_LIMIT: "]),
+    "a misspelt name": (
+        {"LLAMA_PROVIDER_API_KY": PROVIDER_KEY},
+        ["LLAMA_PROVIDER_API_KY: ", "LLAMA_PROVIDER_API_KEY: ", "CLOUDFLARE_ACCOUNT_ID: "],
+    ),
+}
+
+
+@pytest.mark.parametrize(("env", "expected"), NOT_READY.values(), ids=NOT_READY)
+def test_it_says_what_is_missing_and_shows_no_example(
+    env: dict[str, str], expected: list[str]
+) -> None:
+    result = ends(**env)
+    assert result.returncode == 1
+    text = said(result)
+    assert [part for part in expected if part not in text] == []
+    assert "Not ready, because" in text
+    for absent in ("curl", "Serving", "import", "export", KEY, ACCOUNT, PROVIDER_KEY):
+        assert absent not in text
+
+
+def test_what_is_set_but_wrong_is_not_to_be_got_elsewhere() -> None:
+    text = said(ends(CLOUDFLARE_ACCOUNT_ID="not an id", LLAMA_PROVIDER_API_KEY=PROVIDER_KEY))
+    assert "CLOUDFLARE_ACCOUNT_ID: must be" in text
+    assert "Get it here" not in text
+
+
+UNREADABLE = {
+    "utf-16": f"CLOUDFLARE_ACCOUNT_ID={ACCOUNT}\n".encode("utf-16"),
+    "latin-1": "# für mich\n".encode("latin-1"),
+    "a quote left open": b'WORKER_ACCESS_KEY="abc\nLLAMA_PROVIDER=openai\n',
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_cannot_be_read_is_a_problem_and_not_offline(
+    content: bytes, tmp_path: Path
+) -> None:
+    (copied_project(tmp_path) / ".env").write_bytes(content)
+    result = subprocess.run(
+        COMMAND,
+        cwd=tmp_path,
+        env=serving.system_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert result.returncode == 1
+    assert "OFFLINE" not in said(result)
+    assert "Not ready, because" in result.stdout
+    assert "- .env: " in result.stdout
+
+
+def test_with_complete_settings_it_is_the_real_provider(tmp_path: Path, emulator: Emulator) -> None:
+    with run(tmp_path / "log", **serving.settings(emulator.url)) as server:
+        assert "OFFLINE" not in server.log
+        assert "brave knight" in paste(printed_curl(server.log)).stdout
+        log = server.log
+    assert len(emulator.requests) == 1
+    assert [secret for secret in (KEY, PROVIDER_KEY, ACCOUNT) if secret in log] == []
