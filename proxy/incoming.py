@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 
@@ -38,6 +38,32 @@ _THEIR_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 def clean_id(text: str | None) -> str | None:
     """An id that is fit for headers and logs, or None."""
     return text if text and re.fullmatch("[A-Za-z0-9._-]{1,128}", text) else None
+
+
+def clean_method() -> str:
+    """The method, for the log; `?` for one that HTTP does not define."""
+    return request.method if request.method in _METHODS else "?"
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+
+def clean_path(is_secret: Callable[[str], bool]) -> str:
+    """The path, for the log: the first 64 characters, without what may be a key.
+
+    People paste keys into URLs. A path that holds one of this proxy's is not shown at all.
+    """
+    segments = request.path.split("/")[:_MOST_SEGMENTS]
+    rests = [request.path.split("/", number)[-1] for number in range(len(segments))]
+    words = re.split("[/ =&?,;:]", request.path)[:_MOST_SEGMENTS]
+    if any(is_secret(text) for text in [*rests, *segments, *words]):
+        return "?"
+    shown = ["?" if re.fullmatch(_LIKE_A_KEY, segment) else segment for segment in segments]
+    return re.sub("[^A-Za-z0-9/._~@:-]", "?", "/".join(shown)[:64])
+
+
+_MOST_SEGMENTS = 16
+_LIKE_A_KEY = ".{25,}|(?=.*[0-9]).{16,}"  # long, or not so long and with a digit
 
 
 def retry() -> int | None:

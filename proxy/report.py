@@ -46,7 +46,7 @@ def _request(line: str) -> tuple[_Group, list[int]] | None:
     """Its group, and what it adds to the sums; None where the line tells of no chat completion."""
     try:
         told = json.loads(line[line.find("{") :])
-        if told["path"] not in PATHS:
+        if told["path"] not in PATHS or told.get("method", "POST") != "POST":
             return None
         failed = told["ended"] not in (DONE, CLIENT_GONE)
         prompt, answer = told["prompt_tokens"] or 0, told["completion_tokens"] or 0

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TextIO
 
 from proxy import strict_json
@@ -26,7 +27,9 @@ class Entry:
     """What the log says about a request, in the order of its fields. None: unknown, or none."""
 
     request_id: str
-    path: str | None = None  # of the route
+    client: str | None = None  # its address
+    method: str | None = None
+    path: str | None = None  # of the route; for a 404 or 405 what was asked
     key: str | None = None  # its name
     model: str | None = None  # the public name
     provider: str | None = None  # only if it was asked
@@ -101,6 +104,26 @@ class Entry:
             *(f"{name}: {value}" for name, value in self.notes.items()),
         ]
         return "  ".join(word for word in words if word)
+
+
+def client_address(peer: str, forwarded_for: str = "") -> str | None:
+    """The peer's address, or the last one in X-Forwarded-For if the peer is on this machine.
+
+    A reverse proxy appends the address that it sees. What stands before that, and what other peers
+    send, may be forged. `peer` is empty for a Unix socket.
+    """
+    address = _address(peer)
+    if not peer or (address and address.is_loopback):
+        address = _address(forwarded_for.rpartition(",")[2]) or address
+    return str(address) if address else None
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text.strip().partition("%")[0])  # without the zone of fe80::1%eth0
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 _NAMES = [field.name for field in fields(Entry)]

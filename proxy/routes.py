@@ -1,5 +1,6 @@
 """HTTP: the guard, the models, the health checks, and what every response has."""
 
+import re
 import time
 import uuid
 
@@ -10,7 +11,9 @@ from proxy import incoming, responses
 from proxy.chat import Proxy, chat_completions
 from proxy.config import Config
 from proxy.errors import CallerError, OperatorError
-from proxy.request_log import CLIENT_GONE, CUT, DONE, Entry
+from proxy.providers import Provider
+from proxy.request_log import CLIENT_GONE, CUT, DONE, Entry, client_address
+from proxy.strict_json import JSON
 
 PATHS = ("/", "/v1/chat/completions", "/chat/completions")
 MODELS_PATHS = ("/v1/models", "/models")
@@ -22,12 +25,22 @@ health = Blueprint("health", __name__)  # what needs none
 @blueprint.before_app_request
 def begin() -> None:
     """Give the request an id, the caller's own where it is short and clean, and a log entry."""
+    headers = request.headers
     g.entry = Entry(
-        request_id=incoming.clean_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex,
-        path=request.url_rule.rule if request.url_rule else None,
+        request_id=incoming.clean_id(headers.get("X-Request-Id")) or uuid.uuid4().hex,
+        client=client_address(request.remote_addr or "", headers.get("X-Forwarded-For", "")),
+        method=incoming.clean_method(),
+        path=request.url_rule.rule if request.url_rule else incoming.clean_path(_is_key),
         retry=incoming.retry(),
     )
     g.answer_headers = {}
+
+
+def _is_key(text: str) -> bool:
+    """Whether it is a key of either tier."""
+    config = Proxy.current().config
+    is_providers = config.provider is not None and text == config.provider.key != ""
+    return is_providers or config.keys.owner(f"Bearer {text}") is not None
 
 
 @blueprint.before_request
@@ -55,10 +68,23 @@ def models() -> Response:
     """GET: what callers may name as `model`, in OpenAI's form; clients fill their menus with it."""
     provider = Proxy.current().config.provider
     assert provider is not None  # otherwise there are problems, and the guard has refused
-    of_each = {"object": "model", "created": 0, "owned_by": provider.name}  # no date is known
-    return responses.json(
-        {"object": "list", "data": [{"id": model, **of_each} for model in provider.models]}
-    )
+    data = [_model(id, provider) for id in provider.models]
+    return responses.json({"object": "list", "data": data})
+
+
+def model(id: str) -> Response:
+    """GET: one of them."""
+    provider = Proxy.current().config.provider
+    assert provider is not None  # as above
+    if id not in provider.models:
+        message = "There is no such model; GET /v1/models lists the models of this proxy."
+        raise CallerError("not_found", message, param="model")
+    return responses.json(_model(id, provider))
+
+
+def _model(id: str, provider: Provider) -> JSON:
+    created = 0  # no date is known
+    return {"id": id, "object": "model", "created": created, "owned_by": provider.name}
 
 
 @health.before_request
@@ -99,14 +125,36 @@ for path in PATHS:
     )
 for path in MODELS_PATHS:
     blueprint.add_url_rule(path, view_func=models, provide_automatic_options=False)
+    of_one = f"{path}/<path:id>"  # an id may hold slashes, as in @cf/meta/llama
+    blueprint.add_url_rule(of_one, view_func=model, provide_automatic_options=False)
 for probe in (healthz, readyz):
     health.add_url_rule(f"/{probe.__name__}", view_func=probe, provide_automatic_options=False)
 
 
+_HINTS = {  # what to change in the client, by the path in lower case; the first match counts
+    r".*/responses(/.*)?": (
+        'With @ai-sdk/openai use openai.chat("MODEL") or createOpenAICompatible; with the OpenAI '
+        'Agents SDK set_default_openai_api("chat_completions") or OpenAIChatCompletionsModel.'
+    ),
+    r".*(?<!/chat)/completions/*": (
+        "With LlamaIndex use OpenAILike and set is_chat_model=True; with LangChain use ChatOpenAI."
+    ),
+    r".*/(chat/completions|models)(/.*)?": (
+        "The base URL of an SDK is this proxy's address and /v1; nothing else belongs before or "
+        "after the path."
+    ),
+    r".*(/(embeddings|images|audio|moderations|files|batches|assistants|threads|realtime"
+    r"|fine_tuning|rerank|messages|api/chat|api/generate|api/tags)(/.*)?|:\w*generatecontent)": (
+        "This proxy offers OpenAI's chat completions and no other API."
+    ),
+}
+
+
 @blueprint.app_errorhandler(404)
 def not_found(_error: Exception) -> Response:
+    hints = [hint for path, hint in _HINTS.items() if re.fullmatch(path, request.path.lower())]
     message = "There is nothing at this path; POST to / or /v1/chat/completions."
-    return responses.error(CallerError("not_found", message), g.entry)
+    return responses.error(CallerError("not_found", " ".join([message, *hints[:1]])), g.entry)
 
 
 @blueprint.app_errorhandler(405)

@@ -12,7 +12,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import strict_json
 from proxy.errors import CallerError, OperatorError, ProxyError
-from proxy.request_log import Entry
+from proxy.request_log import Entry, client_address
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.LimitRequestLine: (414, "URI Too Long"),
@@ -63,7 +63,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             failure = CallerError("invalid_http", "The request is not HTTP as it must be.")
             status, reason = _STATUS.get(type(exc), (400, "Bad Request"))
         failure.notes = {"raised": type(exc).__name__}
-        entry = Entry(request_id := uuid.uuid4().hex)
+        entry = Entry(
+            request_id := uuid.uuid4().hex, client=client_address(addr[0] if addr else "")
+        )
         entry.failed(failure)
         body = strict_json.dumps(failure.to_json(request_id))
         headers = {

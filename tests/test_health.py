@@ -5,6 +5,7 @@ import socket
 from contextlib import ExitStack
 from typing import Any
 
+import openai
 import pytest
 import serving
 from conftest import Serve
@@ -18,6 +19,7 @@ from emulator import Emulator
 BEARER = {"Authorization": f"Bearer {KEY}"}
 PROBES = ["/healthz", "/readyz"]
 MODELS = ["/v1/models", "/models"]
+READ_ONLY = [*PROBES, *MODELS, f"/v1/models/{MODEL}"]
 
 
 def ask(client: FlaskClient, said: str, **fields: Any) -> None:
@@ -91,7 +93,7 @@ def test_what_never_reached_the_provider_tells_nothing_of_it(client: FlaskClient
     assert ready(client)["provider"]["outcome"] == "done"
 
 
-@pytest.mark.parametrize("path", [*PROBES, *MODELS])
+@pytest.mark.parametrize("path", READ_ONLY)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_they_are_only_read(client: FlaskClient, method: str, path: str) -> None:
     response = client.open(path, method=method, headers=BEARER)
@@ -100,7 +102,7 @@ def test_they_are_only_read(client: FlaskClient, method: str, path: str) -> None
     assert response.get_json()["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", [*PROBES, *MODELS])
+@pytest.mark.parametrize("path", READ_ONLY)
 def test_head_is_get_without_the_body(client: FlaskClient, path: str) -> None:
     response = client.head(path, headers=BEARER)
     assert (response.status_code, response.data) == (200, b"")
@@ -155,7 +157,40 @@ def test_the_models_are_those_that_callers_may_name(env: dict[str, str], path: s
     }
 
 
+ENCODED = MODEL.replace("@", "%40").replace("/", "%2F")
+
+
 @pytest.mark.parametrize("path", MODELS)
+@pytest.mark.parametrize(
+    ("written", "id"),
+    [("small", "small"), (MODEL, MODEL), (ENCODED, MODEL), (ENCODED.lower(), MODEL)],
+    ids=["alias", "with slashes", "percent-encoded", "encoded in lower case"],
+)
+def test_one_model_can_be_retrieved(env: dict[str, str], path: str, written: str, id: str) -> None:
+    env["LLAMA_PROVIDER_MODELS"] = f"small=@cf/meta/another,{MODEL}"
+    response = create_app(env).test_client().get(f"{path}/{written}", headers=BEARER)
+    assert response.status_code == 200
+    model = {"id": id, "object": "model", "created": 0, "owned_by": "workers-ai"}
+    assert response.get_json() == model
+
+
+@pytest.mark.parametrize("path", MODELS)
+@pytest.mark.parametrize("id", ["x", "@cf/meta", f"{MODEL}/", f"{MODEL}%00", "%C3%A9"])
+def test_an_unknown_model_is_not_found(client: FlaskClient, path: str, id: str) -> None:
+    response = client.get(f"{path}/{id}", headers=BEARER)
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (404, "not_found", "model")
+    assert "GET /v1/models" in error["message"]
+
+
+def test_openais_sdk_retrieves_a_model(proxy: serving.Server) -> None:
+    with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0) as sdk:
+        assert sdk.models.retrieve(MODEL).id == MODEL
+        with pytest.raises(openai.NotFoundError):
+            sdk.models.retrieve("gpt-4o")
+
+
+@pytest.mark.parametrize("path", [*MODELS, "/v1/models/x", f"/models/{MODEL}"])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}], ids=["none", "wrong"])
 def test_the_models_are_behind_the_key(
     client: FlaskClient, path: str, headers: dict[str, str]
@@ -171,7 +206,7 @@ def test_a_misconfigured_proxy_has_no_models(env: dict[str, str]) -> None:
     assert (response.status_code, "LOG_LEVEL" in response.text) == (500, True)
 
 
-@pytest.mark.parametrize("path", [*PROBES, *MODELS])
+@pytest.mark.parametrize("path", READ_ONLY)
 def test_nothing_is_revealed(client: FlaskClient, path: str) -> None:
     ask(client, "a private prompt")
     shown = json.dumps(client.get(path, headers=BEARER).get_json())

@@ -25,7 +25,8 @@ from proxy.request_log import Entry
 from proxy.upstream import Reply, Upstream
 
 FIELDS = [
-    *("time", "level", "request_id", "path", "key", "model", "provider", "status"),
+    *("time", "level", "request_id", "client", "method", "path", "key", "model"),
+    *("provider", "status"),
     *("provider_status", "provider_request_id", "code", "stream"),
     *("prompt_tokens", "completion_tokens"),
     *("first_token_ms", "total_ms", "retry", "bytes", "ended"),
@@ -61,6 +62,7 @@ def used(prompt: int, completion: int) -> dict[str, int]:
 
 def test_a_line_is_json_with_every_field() -> None:
     entry = Entry("r-1", path="/", key="alice", model="m", provider="workers-ai", retry=2)
+    entry.client, entry.method = "192.0.2.1", "POST"
     entry.provider_status = 200
     entry.answered(200)
     entry.provider_request_id = "p-1"
@@ -73,6 +75,8 @@ def test_a_line_is_json_with_every_field() -> None:
     assert line == {
         "level": "info",
         "request_id": "r-1",
+        "client": "192.0.2.1",
+        "method": "POST",
         "path": "/",
         "key": "alice",
         "model": "m",
@@ -176,6 +180,106 @@ def test_on_a_terminal_a_line_is_for_people() -> None:
         first,
     )
     assert re.search(r"  -  done         -  -  [0-9.]+ ms  r-2$", second)
+
+
+ADDRESSES = {
+    "a peer": ("192.0.2.1", "", "192.0.2.1"),
+    "a peer over IPv6": ("2001:db8::1", "", "2001:db8::1"),
+    "a peer over both": ("::ffff:192.0.2.1", "", "192.0.2.1"),
+    "a peer with a zone": ("fe80::1%eth0", "", "fe80::1"),
+    "a proxy on this machine": ("127.0.0.1", "192.0.2.7", "192.0.2.7"),
+    "one over IPv6": ("::1", "2001:DB8::7", "2001:db8::7"),
+    "one over both": ("::ffff:127.0.0.1", "192.0.2.7", "192.0.2.7"),
+    "one at another loopback address": ("127.8.8.8", "192.0.2.7", "192.0.2.7"),
+    "one over a Unix socket": ("", "192.0.2.7", "192.0.2.7"),
+    "a forged entry before": ("127.0.0.1", "1.2.3.4, 192.0.2.7", "192.0.2.7"),
+    "no blank": ("127.0.0.1", "1.2.3.4,192.0.2.7", "192.0.2.7"),
+    "not an address": ("127.0.0.1", "192.0.2.7, unknown", "127.0.0.1"),
+    "a secret as a zone": ("127.0.0.1", "fe80::1%tier1-key", "fe80::1"),
+    "a short form": ("127.0.0.1", "192.0.2", "127.0.0.1"),
+    "an empty last entry": ("127.0.0.1", "192.0.2.7,", "127.0.0.1"),
+    "nothing over a Unix socket": ("", "", None),
+    "forged by another peer": ("192.0.2.1", "127.0.0.1", "192.0.2.1"),
+    "forged in a private network": ("10.0.0.8", "192.0.2.7", "10.0.0.8"),
+}
+
+
+@pytest.mark.parametrize(("peer", "forwarded", "address"), ADDRESSES.values(), ids=ADDRESSES)
+def test_the_address_of_the_client(
+    env: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    peer: str,
+    forwarded: str,
+    address: str | None,
+) -> None:
+    (line,) = lines_of(
+        env, capsys, "/", REMOTE_ADDR=peer, HTTP_X_FORWARDED_FOR=forwarded, method="POST"
+    )
+    assert (line["status"], line["client"]) == (401, address)
+
+
+def lines_of(
+    env: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    method: str = "GET",
+    **environ: str,
+) -> list[dict[str, Any]]:
+    environ["PATH_INFO"] = path
+    client = create_app(env).test_client()
+    client.open(method=method, environ_overrides=environ, buffered=True)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+CLEAN = {
+    "/v1/embeddings": "/v1/embeddings",
+    "/.env": "/.env",
+    "/wp-login.php": "/wp-login.php",
+    "/v1/chat/completions/": "/v1/chat/completions/",
+    "/openai/deployments/gpt-4o/chat/completions": "/openai/deployments/gpt-4o/chat/completions",
+    "/v1beta/gemini:generateContent": "/v1beta/gemini:generateContent",
+    '/a b\r\n\x00\xc3\xa9"<>': "/a?b???????",
+    "/" + "a/" * 40: "/a" * 15,
+    "/" + "abcdefghij/" * 9: "/" + ("abcdefghij/" * 9)[:63],
+    "/x" * 4000: "/x" * 15,
+    f"/{KEY}": "?",
+    f"/v1/{KEY}/chat": "?",
+    f"/Bearer {KEY}": "?",
+    f"/v1/chat?key={KEY}": "?",
+    f"/v1&api_key={KEY}": "?",
+    f"/x/{PROVIDER_KEY}": "?",
+    "/v1/odd/key+with=more": "?",
+    "/sk-proj-abcdefghijklmnopqrstuvwxyz": "/?",
+    "/v1/sk-0123456789abc/models": "/v1/?/models",
+    "/5f0c91d27b3e4a685f0c91d27b3e4a68/ai/run": "/?/ai/run",
+}
+
+
+@pytest.mark.parametrize(("path", "shown"), CLEAN.items(), ids=range(len(CLEAN)))
+def test_a_path_that_is_not_found_is_logged_without_secrets(
+    env: dict[str, str], capsys: pytest.CaptureFixture[str], path: str, shown: str
+) -> None:
+    env["WORKER_ACCESS_KEYS"] = "odd:odd/key+with=more,folder:a/b/c/d-0123456789"
+    (line,) = lines_of(env, capsys, path, QUERY_STRING=f"key={KEY}")
+    assert (line["status"], line["method"], line["path"]) == (404, "GET", shown)
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [("GET", "GET"), ("OPTIONS", "OPTIONS"), ("PROPFIND", "?"), (KEY, "?")],
+)
+def test_a_wrong_method_is_logged_with_its_path(
+    env: dict[str, str], capsys: pytest.CaptureFixture[str], method: str, shown: str
+) -> None:
+    (line,) = lines_of(env, capsys, "/v1/chat/completions", method)
+    found = (line["status"], line["method"], line["path"])
+    assert found == (405, shown, "/v1/chat/completions")
+    assert report.summed([json.dumps(line)]) == ([], 1)
+
+
+def test_a_proxy_without_settings_logs_paths_too(capsys: pytest.CaptureFixture[str]) -> None:
+    line = lines_of({}, capsys, "/v1/x")[-1]
+    assert (line["status"], line["path"]) == (404, "/v1/x")
 
 
 SHUTDOWNS = [SystemExit, KeyboardInterrupt, GreenletExit]
@@ -294,6 +398,8 @@ def test_a_request_leaves_one_line(
     assert line["request_id"] == answer.headers["X-Request-Id"]
     assert (line["key"], line["model"], line["path"]) == ("master", MODEL, "/")
     assert (line["stream"], line["retry"], line["provider"]) == (stream, 1, "workers-ai")
+    assert (line["client"], line["method"]) == (serving.HOST, "POST")
+    assert line["provider_request_id"] == answer.headers["X-Provider-Request-Id"]
     assert (line["first_token_ms"] is not None) == (stream and answer.status == 200)
     assert line["bytes"] == len(answer.body)
     if ended == "done":
@@ -391,7 +497,7 @@ def test_what_gunicorn_refuses_leaves_a_line_too(served: Server) -> None:
         if answer.headers["X-Request-Id"] in line
     )
     assert (line["status"], line["code"], line["ended"]) == (400, "invalid_http", "refused")
-    assert line["raised"] == "InvalidHeader"
+    assert (line["raised"], line["client"]) == ("InvalidHeader", serving.HOST)
 
 
 def test_the_level_can_be_set(serve: Serve, env: dict[str, str]) -> None:

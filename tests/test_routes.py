@@ -119,6 +119,59 @@ def test_path_comes_first(env: dict[str, str], method: str, path: str) -> None:
         assert "evil" not in message
 
 
+RESPONSES = ['openai.chat("', "createOpenAICompatible", "OpenAIChatCompletionsModel"]
+RESPONSES += ['set_default_openai_api("chat_completions")']
+COMPLETIONS = ["OpenAILike", "is_chat_model=True", "ChatOpenAI"]
+BASE_URL = ["The base URL of an SDK"]
+NO_OTHER = ["no other API"]
+HINTS = {
+    "/v1/responses": RESPONSES,
+    "/responses": RESPONSES,
+    "/v1/responses/": RESPONSES,
+    "/v1/responses/resp_123/input_items": RESPONSES,
+    "/v1/v1/responses": RESPONSES,
+    "/v1/completions": COMPLETIONS,
+    "/completions": COMPLETIONS,
+    "/v1/completions/": COMPLETIONS,
+    "/v1/chat/completions/": BASE_URL,
+    "/v1/v1/chat/completions": BASE_URL,
+    "/V1/Chat/Completions": BASE_URL,
+    "/v1//chat/completions": BASE_URL,
+    "/api/v1/chat/completions": BASE_URL,
+    "/v1/chat/completions/chat/completions": BASE_URL,
+    "/chat/completions/models": BASE_URL,
+    "/openai/deployments/gpt/chat/completions": BASE_URL,
+    "/v1/v1/models": BASE_URL,
+    "/v1/models/": BASE_URL,
+    "/v1/embeddings": NO_OTHER,
+    "/embeddings": NO_OTHER,
+    "/v1/images/generations": NO_OTHER,
+    "/v1/audio/transcriptions": NO_OTHER,
+    "/v1/messages": NO_OTHER,
+    "/v1/messages/count_tokens": NO_OTHER,
+    "/api/chat": NO_OTHER,
+    "/v1beta/gemini:generateContent": NO_OTHER,
+    "/v1beta/gemini:streamGenerateContent": NO_OTHER,
+    "/v1": [],
+    "/index.html": [],
+    "/v1/chat": [],
+    "/v1/responsesx": [],
+    "/messages.html": [],
+}
+EACH_HINT = {*RESPONSES, *COMPLETIONS, *BASE_URL, *NO_OTHER}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("path", "hints"), HINTS.items(), ids=HINTS)
+def test_a_path_of_another_api_says_what_to_set(
+    client: FlaskClient, path: str, hints: list[str], method: str
+) -> None:
+    response = client.open(method=method, environ_overrides={"PATH_INFO": path}, headers=BEARER)
+    assert told(response) == NOT_FOUND
+    message = error_of(response)["message"]
+    assert {hint for hint in EACH_HINT if hint in message} == {*hints}
+
+
 @pytest.mark.parametrize("path", ["//", "///", "//v1/chat/completions"])
 def test_no_path_is_answered_with_a_redirect(client: FlaskClient, path: str) -> None:
     response = client.open(method="POST", environ_overrides={"PATH_INFO": path})

@@ -188,11 +188,13 @@ def test_the_session_was_what_it_should_be(session: Session) -> None:
     assert [code for code in codes if f"provider_{code}" not in session.log] == []
 
 
-def test_a_path_is_not_logged(serve: Serve, env: dict[str, str]) -> None:
-    """Some put their key there."""
+def test_a_key_in_a_path_is_not_logged(serve: Serve, env: dict[str, str]) -> None:
     with serve({**env, "LOG_LEVEL": "debug"}) as server:
-        assert b" 404 " in exchange(server, post("Hi").replace(b"POST /", f"POST /{KEY}".encode()))
-    assert KEY not in server.log
+        for path in (KEY, f"v1/{KEY}/chat", "%74" + serving.KEY[1:], WRONG_KEY):
+            sent = post("Hi").replace(b"POST /", f"POST /{path}".encode())
+            assert b" 404 " in exchange(server, sent)
+    for secret in (KEY, serving.KEY[1:], WRONG_KEY):
+        assert secret not in server.log
 
 
 def test_there_is_no_access_log(session: Session) -> None:
