@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
+from emulator.schema import instance
+
 Json = dict[str, Any]
 
 
@@ -20,7 +22,7 @@ class Reply:
     words: list[str]
     prompt_tokens: int
     finish_reason: str = "stop"
-    value: Json | None = None  # JSON mode: what the text says
+    value: Any = None  # JSON mode: what the text says
     call: tuple[str, Json] | None = None  # a tool's name and arguments
 
     @property
@@ -80,11 +82,12 @@ def reply_to(body: Json, said: str, words: int | None = None) -> Reply:
     asked = sum(len(message_text(message).split()) for message in body["messages"])
     tools = body.get("tools")
     if tools and body.get("tool_choice") != "none" and body["messages"][-1].get("role") != "tool":
-        return _call(tools[0], said, asked)
-    value: Json | None = None
+        return _call(body, said, asked)
+    value = None
     text = f'This is the emulator, not a model. You said: "{said}"'
-    if (body.get("response_format") or {}).get("type") in ("json_object", "json_schema"):
-        value = {"emulator": True, "you_said": said}
+    wanted = body.get("response_format") or {}
+    if wanted.get("type") in ("json_object", "json_schema"):
+        value = _in_json(wanted, said)
         text = json.dumps(value, ensure_ascii=False)
     elif words is not None:
         text = " ".join(islice(cycle(text.split()), words))
@@ -95,36 +98,26 @@ def reply_to(body: Json, said: str, words: int | None = None) -> Reply:
     return Reply(spoken, asked, value=value)
 
 
-def _call(tool: Json, said: str, asked: int) -> Reply:
-    function = tool.get("function", tool)  # Workers AI also takes the flat form
-    arguments = placeholder({"type": "object", **function.get("parameters", {})}, said)
+def _in_json(wanted: Json, said: str) -> Any:
+    """The answer to a `response_format`; OpenAI wraps its schema, Workers AI does not."""
+    schema = wanted.get("json_schema")
+    if not schema:
+        return {"emulator": True, "you_said": said}
+    return instance(schema["schema"] if isinstance(schema.get("schema"), dict) else schema, said)
+
+
+def _call(body: Json, said: str, asked: int) -> Reply:
+    functions = [tool.get("function", tool) for tool in body["tools"]]  # Workers AI: also flat
+    choice = body.get("tool_choice")
+    named = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
+    function = next((one for one in functions if one["name"] == named), functions[0])
+    arguments = instance({"type": "object", **function.get("parameters", {})}, said)
     words = _split(json.dumps(arguments, ensure_ascii=False))
     return Reply(words, asked, "tool_calls", call=(function["name"], arguments))
 
 
 def _split(text: str) -> list[str]:
     return re.findall(r"\S+\s*", text)
-
-
-_PLACEHOLDERS: dict[str, Callable[[Json, str], Any]] = {
-    "string": lambda schema, said: said,
-    "integer": lambda schema, said: schema.get("minimum", 1),
-    "number": lambda schema, said: schema.get("minimum", 1.5),
-    "boolean": lambda schema, said: True,
-    "null": lambda schema, said: None,
-    "array": lambda schema, said: [placeholder(schema.get("items", {}), said)],
-    "object": lambda schema, said: {
-        name: placeholder(inner, said) for name, inner in schema.get("properties", {}).items()
-    },
-}
-
-
-def placeholder(schema: Json, said: str) -> Any:
-    """A value that fits a JSON schema: an enum's first, else one by type; strings are `said`."""
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind = schema.get("type", "string")
-    return _PLACEHOLDERS[kind[0] if isinstance(kind, list) else kind](schema, said)
 
 
 # --- Workers AI -------------------------------------------------------------------------------
@@ -165,7 +158,8 @@ def _native_error(status: int, code: int | None, message: str, ident: str) -> Js
 
 def _native(reply: Reply, _body: Json, _ident: str, _created: int) -> Completion:
     calls = [{"name": reply.call[0], "arguments": reply.call[1]}] if reply.call else []
-    said = None if calls else reply.value or reply.text
+    said = reply.text if reply.value is None else reply.value
+    said = None if calls else said
     result = {"response": said, "tool_calls": calls, "usage": reply.usage}
     whole = {"result": result, "success": True, "errors": [], "messages": []}
     words: list[Json] = [

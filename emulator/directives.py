@@ -1,7 +1,7 @@
 """The directives: how a request tells the emulator to misbehave.
 
 A directive stands in the text of the last message, `[[wait=2,reset=middle]]`, because that
-passes through any proxy unchanged. What each of them does is told in `faults`.
+passes through any proxy unchanged. `faults` has what each of them does.
 """
 
 import math
@@ -14,7 +14,7 @@ _DIRECTIVE = re.compile(r"\s*\[\[\s*([A-Za-z][^\[\]]*)\]\]")  # not [[1, 2], [3,
 
 
 class WrongDirectiveError(Exception):
-    """A directive that cannot be followed: an error, so that no typing mistake goes unseen."""
+    """A directive whose name is known and whose value is wrong."""
 
     def __init__(self, directive: str) -> None:
         known = ", ".join(sorted(_READERS))
@@ -79,10 +79,11 @@ def _flag(value: str) -> bool:
 
 
 _PLACE = _one_of("before", "headers", "middle")
+_FLAGS: tuple[str, ...] = ("silent", "no_done", "no_end", "junk", "garbage", "endless")
+_FLAGS += ("json_for_stream", "sse_for_whole")
 _READERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("wait", "first", "gap", "drip_headers", "drip_body"), _seconds),
-    **dict.fromkeys(("silent", "no_done", "no_end", "junk", "garbage", "endless"), _flag),
-    **dict.fromkeys(("json_for_stream", "sse_for_whole"), _flag),
+    **dict.fromkeys(_FLAGS, _flag),
     **dict.fromkeys(("stall", "huge", "gzip", "retry_after"), _number(0)),
     **dict.fromkeys(("words", "code"), _number(1)),
     **dict.fromkeys(("reset", "close"), _PLACE),
@@ -94,8 +95,31 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def read(text: str) -> tuple[Faults, str]:
-    """The directives in a text, and the text without them; or a `WrongDirectiveError`."""
-    directives = [part.strip() for found in _DIRECTIVE.findall(text) for part in found.split(",")]
+    """The directives in a text, and the text without them.
+
+    Brackets that hold anything else are text. A directive that is known, but cannot be followed,
+    is a `WrongDirectiveError`.
+    """
+    directives: list[str] = []
+
+    def take(found: re.Match[str]) -> str:
+        parts = [part.strip() for part in found[1].split(",")]
+        if not _are_directives(parts):
+            return found[0]
+        directives.extend(parts)
+        return ""
+
+    rest = _DIRECTIVE.sub(take, text)
+    return _faults(directives), rest.strip() if directives else text
+
+
+def _are_directives(parts: list[str]) -> bool:
+    """Whether one of them gives a value to a known name, or all are known words without value."""
+    valued = any("=" in part and part.partition("=")[0] in _READERS for part in parts)
+    return valued or all(part in _FLAGS for part in parts)
+
+
+def _faults(directives: list[str]) -> Faults:
     values = {}
     for directive in directives:
         name, _, value = directive.partition("=")
@@ -108,4 +132,4 @@ def read(text: str) -> tuple[Faults, str]:
         raise WrongDirectiveError("endless with framing=length")
     if faults.code and not faults.status:
         raise WrongDirectiveError(f"code={faults.code} without status")
-    return faults, _DIRECTIVE.sub("", text).strip() if directives else text
+    return faults

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import requests
 
@@ -219,6 +220,170 @@ def test_json_mode(emulator: Emulator, kind: str) -> None:
     assert json.loads(message["content"]) == expected
 
 
+SCHEMAS: dict[str, Any] = {
+    "empty": {},
+    "types": WEATHER["parameters"],
+    "required without properties": {"type": "object", "required": ["a", "b"]},
+    "no type": {"properties": {"a": {"items": {"minimum": 3}}}, "required": ["a"]},
+    "required only": {"type": "object", "properties": {"a": {}}, "required": ["a", "z"]},
+    "list at the top": {"type": "array", "items": {"type": "string"}, "minItems": 3},
+    "few items": {"type": "array", "items": {"type": "null"}, "maxItems": 0},
+    "tuple": {
+        "type": "array",
+        "prefixItems": [{"type": "integer"}, {"const": "x"}],
+        "items": False,
+    },
+    "tuple of exact length": {
+        "type": "array",
+        "prefixItems": [{"type": "number"}, {"type": "number"}],
+        "minItems": 2,
+        "maxItems": 2,
+    },
+    "enum of numbers": {"enum": [0, None]},
+    "falsy const": {"type": "object", "properties": {"a": {"const": 0}}, "required": ["a"]},
+    "integer limits": {"type": "integer", "minimum": 7, "maximum": 9, "multipleOf": 4},
+    "integer exclusive": {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 3},
+    "negative": {"type": "integer", "maximum": -5},
+    "number exclusive": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.1},
+    "number above": {"type": "number", "exclusiveMinimum": 5},
+    "number steps": {"type": "number", "minimum": 3.1, "multipleOf": 0.5},
+    "short": {"type": "string", "maxLength": 3},
+    "long": {"type": "string", "minLength": 40},
+    "any of": {"type": "array", "items": {"anyOf": [{"type": "null"}, {"type": "string"}]}},
+    "any of, with siblings": {
+        "type": "object",
+        "properties": {"kind": {"type": "string"}},
+        "required": ["kind"],
+        "anyOf": [{"properties": {"kind": {"const": "a"}, "n": {"type": "integer"}}}],
+    },
+    "one of": {"oneOf": [{"type": "integer"}, {"type": "string"}]},
+    "an option that nothing fits": {"anyOf": [False, {"type": "boolean"}]},
+    "all of": {
+        "allOf": [
+            {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            {"properties": {"b": {"$ref": "#/$defs/B"}}, "required": ["b"]},
+            {"$ref": "#/$defs/C"},
+        ],
+        "$defs": {
+            "B": {"type": "array", "items": {"type": "boolean"}, "minItems": 1},
+            "C": {"required": ["c"], "properties": {"c": {"enum": ["c"]}}},
+        },
+    },
+    "reference": {
+        "properties": {"from": {"$ref": "#/$defs/Place", "description": "start"}},
+        "required": ["from"],
+        "$defs": {"Place": {"enum": ["Oslo", "Bergen"]}},
+    },
+    "reference, older form": {
+        "properties": {"a/b": {"$ref": "#/definitions/x~1y"}},
+        "required": ["a/b"],
+        "definitions": {"x/y": {"type": "integer"}},
+    },
+    "reference by place": {
+        "properties": {
+            "a": {"anyOf": [{"type": "integer"}]},
+            "b": {"$ref": "#/properties/a/anyOf/0"},
+        },
+        "required": ["a", "b"],
+    },
+    "reference at the top": {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object"}}},
+    "tree": {
+        "$ref": "#/$defs/Node",
+        "$defs": {
+            "Node": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+                    "parent": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
+                    "like": {"allOf": [{"$ref": "#/$defs/Node"}]},
+                },
+                "required": ["name", "children", "parent"],
+                "additionalProperties": False,
+            }
+        },
+    },
+    "holds the root": {
+        "type": "object",
+        "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+        "required": ["next"],
+    },
+    "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2},
+    "map with names": {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "number"}},
+        "required": ["x"],
+    },
+    "patterns": {
+        "type": "object",
+        "properties": {
+            "handle": {"type": "string", "pattern": "^@[a-zA-Z0-9_]+$"},
+            "plate": {"type": "string", "pattern": r"^([A-Z]{2}|[^a-z]{3})-\d{3,5}(?:-.\W)?$"},
+            "word": {"type": "string", "pattern": r"^\w*$", "minLength": 12},
+            "said": {"type": "string", "pattern": "Ærø"},
+        },
+        "required": ["handle", "plate", "word", "said"],
+    },
+    "formats": {
+        "type": "object",
+        "properties": {
+            name: {"type": "string", "format": name}
+            for name in (
+                *("date-time", "date", "time", "duration", "email", "hostname"),
+                *("ipv4", "ipv6", "uri", "uuid", "unheard-of"),
+            )
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("form", ["wrapped", "bare"])
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_json_schema_gets_an_instance(emulator: Emulator, schema: Any, form: str) -> None:
+    wrapped = {"name": "answer", "strict": True, "schema": schema}
+    wanted = {"type": "json_schema", "json_schema": wrapped if form == "wrapped" else schema}
+    body = asking("Hello, Ærø!", response_format=wanted)
+    choice = post(emulator, OPENAI, body).json()["choices"][0]
+    value = json.loads(choice["message"]["content"])
+    if form == "wrapped" or schema:
+        jsonschema_rs.validator_for(schema, validate_formats=True).validate(value)
+    chunks = events(post(emulator, OPENAI, {**body, "stream": True}).content)
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert json.loads(text) == value
+    assert post(emulator, NATIVE, body).json()["result"]["response"] == value
+    chunks = events(post(emulator, NATIVE, {**body, "stream": True}).content)
+    assert json.loads("".join(chunk["response"] for chunk in chunks)) == value
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$ref": "#/$defs/A",
+            "$defs": {"A": {"required": ["a"], "properties": {"a": {"$ref": "#/$defs/A"}}}},
+        },
+        {"type": "integer", "minimum": 3, "maximum": 2},
+        {"type": "string", "pattern": "a(?!a)a", "maxLength": 1},
+        {"type": "array", "items": False, "minItems": 1},
+        {"$ref": "#/$defs/Nowhere"},
+        {"type": "colour"},
+        {"type": "string", "pattern": "("},
+    ],
+)
+def test_a_schema_without_an_instance_is_bad_input(emulator: Emulator, schema: Any) -> None:
+    wanted = {"type": "json_schema", "json_schema": schema}
+    answer = post(emulator, NATIVE, asking("Hello", response_format=wanted))
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, 5006)
+
+
+def test_the_tool_that_was_chosen_is_called(emulator: Emulator) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("first", "second")]
+    choice = {"type": "function", "function": {"name": "second"}}
+    answer = post(emulator, OPENAI, asking("Hello", tools=tools, tool_choice=choice)).json()
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "second", "arguments": "{}"}
+
+
 def test_max_tokens_cuts(emulator: Emulator) -> None:
     native = post(emulator, NATIVE, asking("Hello", max_tokens=3)).json()["result"]
     assert (native["response"], native["usage"]["completion_tokens"]) == ("This is the", 3)
@@ -270,8 +435,7 @@ def test_another_key_is_refused() -> None:
 @pytest.mark.parametrize(
     "directive",
     [
-        "wiat=1",
-        "wait",
+        "wait=1,rest=middle",
         "wait=-1",
         "wait=nan",
         "wait=inf",
@@ -287,12 +451,33 @@ def test_another_key_is_refused() -> None:
 def test_a_wrong_directive_is_named(emulator: Emulator, path: str, directive: str) -> None:
     answer = post(emulator, path, asking(f"[[{directive}]]"))
     assert answer.status_code == 400
-    assert directive.split(",")[0] in answer.json()["error"]["message"]
+    assert directive.split(",")[-1] in answer.json()["error"]["message"]
 
 
-def test_nested_lists_are_no_directive(emulator: Emulator) -> None:
-    said = post(emulator, NATIVE, asking("[[1, 2], [3, 4]]")).json()["result"]["response"]
-    assert said.endswith('"[[1, 2], [3, 4]]"')
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[1, 2], [3, 4]]",
+        "[[package]]\nname = 'x'",
+        "[[status]]\ncode = 1",
+        "see [[Main Page]] and [[Help:Contents|the help]]",
+        "[[name=value]]",
+        "[[wiat=1]]",
+        "[[wait]]",
+        "[[silent, holy]]",
+        "if [[ -f file ]]; then",
+        "[[]]",
+        "[[a]] [[b",
+    ],
+)
+def test_other_brackets_are_text(emulator: Emulator, text: str) -> None:
+    said = post(emulator, NATIVE, asking(text)).json()["result"]["response"]
+    assert said.endswith(f'You said: "{text}"')
+
+
+def test_a_directive_acts_beside_other_brackets(emulator: Emulator) -> None:
+    said = post(emulator, NATIVE, asking("[[wait=0]][[package]] Hi")).json()["result"]["response"]
+    assert said.endswith('You said: "[[package]] Hi"')
 
 
 # --- directives that change what is said ------------------------------------------------------
