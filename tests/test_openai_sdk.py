@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
 import serving
 from conftest import Serve
 from openai import OpenAI
+from pydantic import BaseModel, Field
 from serving import KEY, MODEL, Server
 
 from emulator import Emulator
@@ -117,6 +118,31 @@ def test_a_tool_call_in_a_stream(sdk: OpenAI) -> None:
 
 
 # --- errors, by class -----------------------------------------------------------------------------
+
+
+class Step(BaseModel):
+    explanation: str
+    grade: Literal["easy", "hard"]
+    seconds: int = Field(ge=5)
+
+
+class Plan(BaseModel):
+    steps: list[Step]
+    tags: Annotated[list[str], Field(min_length=2)]
+    owner: Step | None
+    parts: "list[Plan]"
+
+
+@pytest.mark.parametrize("form", [Step, Plan])
+def test_structured_output(sdk: OpenAI, form: type[BaseModel]) -> None:
+    answer = sdk.chat.completions.parse(model=MODEL, messages=messages(), response_format=form)
+    parsed = answer.choices[0].message.parsed
+    assert isinstance(parsed, form)
+    with sdk.chat.completions.stream(
+        model=MODEL, messages=messages(), response_format=form
+    ) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.parsed == parsed
 
 
 def test_a_wrong_key(proxy: Server) -> None:
