@@ -8,6 +8,7 @@ from proxy import environ, request_log, routes
 from proxy.chat import Proxy
 from proxy.config import Config
 from proxy.incoming import Bodies
+from proxy.rate_limit import Counter
 from proxy.upstream import Upstream
 from proxy.watchdog import Watchdog
 
@@ -31,9 +32,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app.register_blueprint(routes.blueprint)
     app.register_blueprint(routes.health)
     if config.rate_limit:
-        from proxy import rate_limit  # its packages need not be there where there is no limit
-
-        proxy.count = rate_limit.Counter(app, config.rate_limit).count
+        proxy.count = Counter(config.rate_limit).count
     return app
 
 

@@ -243,7 +243,7 @@ def slow_to_install(provider: Target) -> list[Target]:
             "litellm",
             litellm,
             (
-                *(ROOT / ".venv-bench-litellm/bin/litellm", "--config", "litellm.yaml"),
+                *(ROOT / ".venv-litellm/bin/litellm", "--config", "litellm.yaml"),
                 *("--host", HOST, "--port", str(litellm), "--num_workers", "1"),
             ),
             {

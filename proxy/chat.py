@@ -26,7 +26,7 @@ class Proxy:
     upstream: Upstream
     watchdog: Watchdog
     bodies: Bodies
-    count: Callable[[], None] | None = None  # counts a request, if there is a rate limit
+    count: Callable[[str], None] | None = None  # counts a request, if there is a rate limit
     last_outcome: tuple[str, float] | None = None  # of the provider's last call, and when it ended
 
     @classmethod

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.util import find_spec
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -70,9 +69,6 @@ class RateLimit:
         if storage and not _is_redis_url(storage):
             tells = "must be redis(s)://:password@host:port/number, odd letters percent-encoded"
             settings.wrong("RATE_LIMIT_STORAGE", tells)
-        if not find_spec("flask_limiter") or not find_spec("redis"):
-            tells = "needs more packages: pip install --no-deps -r requirements-limits.txt"
-            settings.wrong("RATE_LIMIT", tells)
         if not storage and workers > 1:
             tells = f"each of the {workers} workers counts alone, so up to {workers} times as much"
             tells += " passes; set RATE_LIMIT_STORAGE to count together"

@@ -54,7 +54,7 @@ def guard() -> None:
     if g.entry.key is None:
         raise CallerError.no_key()
     if proxy.count and request.method == "POST":
-        proxy.count()
+        proxy.count(g.entry.key)
     if config.problems:
         raise OperatorError.misconfigured(*_variables(config))
 

@@ -822,8 +822,8 @@ def test_ci_looks_for_files_that_run_at_every_start() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert "- run: .ci/run\n" in workflow
     assert "make audit" in (ROOT / ".ci" / "run").read_text().splitlines()
-    audit = (ROOT / "Makefile").read_text().partition("\naudit:")[2].partition("\n\n")[0]
-    assert "--require-hashes -r requirements.txt" in audit
+    audit = (ROOT / "scripts" / "audit.sh").read_text()
+    assert 'install.sh "$runtime" requirements.txt' in audit
     assert "-name '*.pth'" in audit
     assert "exit 1" in audit
     assert "pip-audit" in audit
