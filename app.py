@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from flask import Flask
 
-from proxy import environ, request_log, routes
+from proxy import environment, request_log, routes
 from proxy.chat import Proxy
-from proxy.config import Config
 from proxy.incoming import Bodies
 from proxy.rate_limit import Counter
+from proxy.settings import Settings
 from proxy.upstream import Upstream
 from proxy.watchdog import Watchdog
 
@@ -18,7 +18,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 
     Settings that make no sense are logged, a line each, and answered with 500 until mended.
     """
-    config = Config.from_env(*(environ.read() if env is None else (env, ())))
+    config = Settings(*(environment.read() if env is None else (env, ())))
     request_log.start(config.log_level)
     for problem in config.problems:
         request_log.logger.error("%s", problem)

@@ -5,20 +5,20 @@ import re
 import secrets
 import sys
 
-from proxy import auth, check, environ, report
-from proxy.config import Config
+from proxy import check, environment, keys, report
+from proxy.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, or 1 where `check` found a problem."""
     options = _parser().parse_args(arguments)
     if options.command == "check":
-        return check.run(Config.from_env(*environ.read()), live=options.live)
+        return check.run(Settings(*environment.read()), live=options.live)
     if options.command == "keygen":
         key = secrets.token_urlsafe(32)
         print(f"The key, for {options.name}; it is not shown again:\n{key}\n")
         print("The entry for WORKER_ACCESS_KEYS, which holds its digest only:")
-        print(f"{options.name}:sha256:{auth.digest(key).hex()}")
+        print(f"{options.name}:sha256:{keys.digest(key).hex()}")
         return 0
     return report.run(sys.stdin, as_json=options.json)
 
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(auth.NAME, text) or text == auth.MASTER:
+    if not re.fullmatch(keys.NAME, text) or text == keys.MASTER:
         raise argparse.ArgumentTypeError(
             "must be 1 to 64 of A-Z, a-z, 0-9, dot, hyphen and underscore, and not 'master'"
         )

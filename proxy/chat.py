@@ -11,9 +11,9 @@ from flask import Response, current_app, g
 from proxy import exchange, incoming, responses
 from proxy.chat_answer import chunks, completion
 from proxy.chat_request import ChatRequest
-from proxy.config import Config
 from proxy.incoming import Bodies
 from proxy.providers import Provider
+from proxy.settings import Settings
 from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Call, Watchdog
 
@@ -22,7 +22,7 @@ from proxy.watchdog import Call, Watchdog
 class Proxy:
     """What the views share; `app.extensions["proxy"]` holds it."""
 
-    config: Config
+    config: Settings
     upstream: Upstream
     watchdog: Watchdog
     bodies: Bodies

@@ -4,12 +4,12 @@ import time
 import uuid
 from contextlib import closing
 
-from proxy import auth, exchange, strict_json
+from proxy import exchange, keys, strict_json
 from proxy.chat_answer import completion
 from proxy.chat_request import ChatRequest
-from proxy.config import Config
 from proxy.errors import CallerError, ProxyError
 from proxy.providers import Provider
+from proxy.settings import Settings
 from proxy.upstream import Upstream
 from proxy.watchdog import Call
 
@@ -24,13 +24,13 @@ _AT_FAULT = {
 }
 
 
-def run(config: Config, *, live: bool) -> int:
+def run(config: Settings, *, live: bool) -> int:
     """Print a line for each fact, warning and problem. The exit status: 1 where there is one."""
     for name, fingerprint in config.keys.fingerprints.items():
         print(f"ok: tier 1: the key of {name} has the fingerprint {fingerprint}")
     provider = config.provider
     if provider:
-        key = f"key {auth.fingerprint(provider.key)}" if provider.key else "no key"
+        key = f"key {keys.fingerprint(provider.key)}" if provider.key else "no key"
         print(f"ok: tier 2: {provider.name}, {key}, models {', '.join(provider.models)}")
     for warning in config.warnings:
         print(f"warning: {warning}")
@@ -48,7 +48,7 @@ def run(config: Config, *, live: bool) -> int:
     return 1 if trouble else 0
 
 
-def _ask(provider: Provider, config: Config) -> str:
+def _ask(provider: Provider, config: Settings) -> str:
     """One question, for one token, to the default model; what is at fault, or nothing."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     chat = ChatRequest.from_json(

@@ -7,9 +7,9 @@ from limits import parse
 from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
-from proxy.config import RateLimit
 from proxy.errors import CallerError
 from proxy.request_log import logger
+from proxy.settings import RateLimit
 
 PAUSE = 5.0  # seconds until a Redis that did not answer is asked again
 REDIS_TIMEOUT = 1  # second for each wait: a Redis that is down must not hold up requests

@@ -9,10 +9,10 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from proxy import incoming, responses
 from proxy.chat import Proxy, chat_completions
-from proxy.config import Config
 from proxy.errors import CallerError, OperatorError
 from proxy.providers import Provider
 from proxy.request_log import CLIENT_GONE, CUT, DONE, Entry, client_address
+from proxy.settings import Settings
 from proxy.strict_json import JSON
 
 PATHS = ("/", "/v1/chat/completions", "/chat/completions")
@@ -59,7 +59,7 @@ def guard() -> None:
         raise OperatorError.misconfigured(*_variables(config))
 
 
-def _variables(config: Config, prefix: str = "") -> list[str]:
+def _variables(config: Settings, prefix: str = "") -> list[str]:
     variables = {problem.variable for problem in config.problems}
     return sorted(variable for variable in variables if variable.startswith(prefix))
 

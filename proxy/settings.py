@@ -1,85 +1,124 @@
-"""Reading settings: every problem is noted, none ends the reading, and no value is shown."""
+"""All settings, read once from the environment and checked; README.md has their table."""
 
 import re
-import ssl
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from urllib.parse import urlsplit
+
+from proxy import provider_settings
+from proxy.environment import Problem, Variables, cores
+from proxy.keys import MASTER, NAME, Keys, digest
+from proxy.watchdog import Timeouts
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-class Problem(NamedTuple):
-    """What is wrong with a setting, and what would be right."""
+@dataclass(frozen=True)
+class RateLimit:
+    """How many requests each key may make, such as 60/minute, and where they are counted."""
 
-    variable: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.variable}: {self.text}"
+    rate: str
+    storage: str = field(repr=False)  # a URL, which may hold a password
 
 
 class Settings:
-    """A mapping of names to text, such as the environment; blank is not set."""
+    """What the proxy runs with. With problems it answers 500 until they are fixed.
+
+    A new setting is one line here, one in .env.example and one in the README's table.
+    """
 
     def __init__(self, env: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
-        self.env = env
-        self.problems = [*problems]
-        self.warnings: list[Problem] = []
+        """Never raises, whatever the mapping holds. `problems`: known already."""
+        variables = Variables(env, problems)
+        self.keys = _keys(variables)
+        kind, self.provider = provider_settings.read(variables, self.keys)
+        # A file of certificates to trust besides the usual ones, or nothing.
+        self.ca_bundle = variables.certificates("LLAMA_PROVIDER_CA_BUNDLE")
+        self.timeouts = Timeouts(
+            first_byte=variables.seconds("LLAMA_PROVIDER_TIMEOUT", kind.timeout),
+            idle=variables.seconds("LLAMA_PROVIDER_IDLE_TIMEOUT", 60),
+            total=variables.seconds("LLAMA_PROVIDER_TOTAL_TIMEOUT", 600),
+        )
+        self.max_request_bytes = variables.integer("MAX_REQUEST_BYTES", 10 * 1024**2, 1024**3)
+        self.log_level = variables.choice("LOG_LEVEL", LOG_LEVELS, "info")
+        # gunicorn's own: a platform that sets PORT calls from outside, so on all addresses.
+        self.is_public = bool(variables.exact("PORT"))
+        self.port = variables.integer("PORT", 8000, 65535)
+        self.workers = variables.integer("WEB_CONCURRENCY", min(cores(), 4), 64)
+        self.graceful_timeout = variables.integer("GRACEFUL_TIMEOUT", 25, 86400)
+        self.rate_limit = _rate_limit(variables, self.workers)
 
-    def wrong(self, variable: str, text: str) -> None:
-        """Note what keeps the proxy from serving."""
-        self.problems.append(Problem(variable, text))
+        self.defaults = variables.defaults  # by name, of all settings
+        self.problems = tuple(dict.fromkeys(variables.problems))
+        self.warnings = (*dict.fromkeys(variables.warnings), *_misspelt(env, self.defaults))
 
-    def doubtful(self, variable: str, text: str) -> None:
-        """Note what does not."""
-        self.warnings.append(Problem(variable, text))
 
-    def text(self, name: str, default: str = "") -> str:
-        """Without blanks at the ends."""
-        return self.env.get(name, "").strip() or default
+def _keys(variables: Variables) -> Keys:
+    digests: dict[str, bytes] = {}
+    name = "WORKER_ACCESS_KEY"
+    before = len(variables.problems)
+    master = variables.exact(name)
+    if master and variables.check_key(name, master):
+        digests[MASTER] = digest(master)
+    for entry in variables.text("WORKER_ACCESS_KEYS").split(","):
+        if entry.strip():
+            _add_named(variables, entry.strip(), digests)
+    if not digests and len(variables.problems) == before:
+        text = "is not set, so every request is refused; `python -m proxy keygen NAME` makes a key"
+        variables.wrong(name, text)
+    return Keys(digests)
 
-    def choice(self, name: str, choices: Iterable[str], default: str) -> str:
-        """One of the words, in any case."""
-        word = self.text(name, default).lower()
-        if word not in choices:
-            self.wrong(name, f"must be one of: {', '.join(choices)}")
-            return default
-        return word
 
-    def number(self, name: str, default: float, *, most: int = 86400, whole: bool = False) -> float:
-        """Over 0; seconds, unless it is a `whole` number."""
-        text = self.text(name, str(default))
-        number = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) else 0.0
-        if not 0 < number <= most or (whole and not number.is_integer()):
-            kind = "a whole number" if whole else "a number of seconds"
-            self.wrong(name, f"must be {kind} over 0, at most {most}")
-            return default
-        return number
+def _add_named(variables: Variables, entry: str, digests: dict[str, bytes]) -> None:
+    """An entry of WORKER_ACCESS_KEYS: name:key or name:sha256:hex."""
+    variable = "WORKER_ACCESS_KEYS"
+    name, _, key = entry.partition(":")
+    if not re.fullmatch(NAME, name) or not key:
+        variables.wrong(variable, "must be name:key or name:sha256:hex, separated by commas")
+    elif name == MASTER or name in digests:
+        variables.wrong(variable, "must not have a name twice, and 'master' is reserved")
+    elif re.fullmatch("sha256:[0-9A-Fa-f]{64}", key):
+        digests[name] = bytes.fromhex(key.removeprefix("sha256:"))
+    elif key.startswith("sha256:"):
+        variables.wrong(variable, "a sha256: digest must have 64 hexadecimal digits")
+    elif variables.check_key(variable, key):
+        digests[name] = digest(key)
 
-    def whole(self, name: str, default: int, *, most: int) -> int:
-        """A whole number over 0."""
-        return int(self.number(name, default, most=most, whole=True))
 
-    def certificates(self, name: str) -> str:
-        """The path of a file of certificates, in PEM form."""
-        path = self.text(name)
-        try:
-            if path:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except OSError as error:  # ssl.SSLError is one
-            kind = type(error).__name__
-            self.wrong(name, f"must be a file of certificates in PEM form ({kind})")
-            return ""
-        return path
+def _rate_limit(variables: Variables, workers: int) -> RateLimit | None:
+    rate, storage = variables.text("RATE_LIMIT"), variables.text("RATE_LIMIT_STORAGE")
+    before = len(variables.problems)
+    if rate and not re.fullmatch("[1-9][0-9]{0,8}/(second|minute|hour|day)", rate):
+        variables.wrong("RATE_LIMIT", "must be like 60/minute (second, minute, hour or day)")
+    if storage and not rate:
+        variables.warn("RATE_LIMIT_STORAGE", "has no effect without RATE_LIMIT")
+    elif storage and not _is_redis_url(storage):
+        text = "must be redis(s)://:password@host:port/number, other characters percent-encoded"
+        variables.wrong("RATE_LIMIT_STORAGE", text)
+    elif rate and not storage and workers > 1:
+        text = f"each of the {workers} workers counts alone, so up to {workers} times as many pass"
+        variables.warn("RATE_LIMIT", f"{text}; set RATE_LIMIT_STORAGE to count together")
+    is_good = rate and len(variables.problems) == before
+    return RateLimit(rate, storage or "memory://") if is_good else None
 
-    def secret(self, name: str) -> str:
-        """A key, letter for letter; blank is not set."""
-        key = self.env.get(name, "")
-        return key if key.strip() and self.is_sendable(name, key) else ""
 
-    def is_sendable(self, variable: str, key: str) -> bool:
-        """Whether HTTP can carry the key as it is."""
-        if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
-            self.wrong(variable, "a key must be printable ASCII without blanks at its ends")
-            return False
-        if len(key) < 16 or re.search("your|change|example|placeholder|secret|xxx", key.lower()):
-            self.doubtful(variable, "a key looks short, or like a placeholder; make a strong one")
-        return True
+def _is_redis_url(url: str) -> bool:
+    """Whether redis can read it; of its options only what a platform's own certificate needs."""
+    try:
+        parts = urlsplit(url)
+        has_host = parts.hostname and parts.port != 0
+    except ValueError:  # a port that is not a number, a broken IPv6 address
+        return False
+    query = re.fullmatch("(ssl_cert_reqs=(none|optional|required))?", parts.query)
+    clean = re.fullmatch("[!-~]+", url) and re.fullmatch("/?[0-9]*", parts.path) and query
+    return bool(parts.scheme in ("redis", "rediss") and has_host and clean and "#" not in url)
+
+
+def _misspelt(env: Iterable[str], names: Iterable[str]) -> Iterator[Problem]:
+    """Variables that are not settings, with names close to a setting's."""
+    for name in sorted(set(env) - set(names)):
+        is_likely = name.startswith(("WORKER_ACCESS", "LLAMA_PROVIDER", "RATE_LIMIT"))
+        near = get_close_matches(name.upper(), names, n=1, cutoff=0.6 if is_likely else 0.8)
+        if near and re.fullmatch("[A-Za-z0-9_]{8,64}", name):
+            yield Problem(name, f"is not a setting of this proxy; did you mean {near[0]}?")

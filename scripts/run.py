@@ -18,8 +18,8 @@ from itertools import chain
 from pathlib import Path
 
 from emulator import Emulator
-from proxy import environ
-from proxy.config import Config
+from proxy import environment
+from proxy.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
@@ -76,7 +76,7 @@ export WORKER_ACCESS_KEY={key}
 
 def main() -> int:
     """The exit status: gunicorn's, or 1 if the port or a setting is wrong."""
-    env, unreadable = environ.read()
+    env, unreadable = environment.read()
     port = env.get("PORT", "").strip() or "8000"
     if wrong := _wrong_port(port):
         print(wrong)
@@ -86,7 +86,7 @@ def main() -> int:
         with _provider(env, offline=not unreadable and _is_offline(env)) as settings:
             key, keys = _key_for_this_run(env)
             settings |= {"WORKER_ACCESS_KEYS": keys}
-            config = Config.from_env({**env, **settings}, unreadable)
+            config = Settings({**env, **settings}, unreadable)
             if not config.provider or config.problems:
                 print(_not_ready(config, env))
                 return 1
@@ -156,7 +156,7 @@ def _provider(env: Mapping[str, str], *, offline: bool) -> Iterator[dict[str, st
         }
 
 
-def _not_ready(config: Config, env: Mapping[str, str]) -> str:
+def _not_ready(config: Settings, env: Mapping[str, str]) -> str:
     where = WHERE.get(env.get("LLAMA_PROVIDER", "").strip().lower() or "workers-ai", {})
     lines = [f"Warning: {warning}" for warning in config.warnings]
     lines.append(NOT_READY)

@@ -10,9 +10,9 @@ import serving
 from flask.testing import FlaskClient
 
 from emulator import Emulator
-from proxy import environ
+from proxy import environment
 
-environ.ENV_FILE = Path("/nonexistent/.env")  # `import app` reads it: not the developer's own
+environment.ENV_FILE = Path("/nonexistent/.env")  # `import app` reads it: not the developer's own
 
 Serve = Callable[..., AbstractContextManager[serving.Server]]
 

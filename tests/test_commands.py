@@ -13,10 +13,10 @@ import serving
 from serving import ACCOUNT, BLANK, HOST, KEY, MODEL, PROVIDER_KEY
 
 from emulator import Emulator
-from proxy import auth
+from proxy import keys
 from proxy.__main__ import main
-from proxy.config import Config
 from proxy.report import summed
+from proxy.settings import Settings
 
 GOOD = {
     **BLANK,
@@ -60,9 +60,9 @@ def test_good_settings_are_told_by_fingerprint(command: type[_Command]) -> None:
     checked = command({**GOOD, "WORKER_ACCESS_KEYS": "ci:sha256:" + "0f" * 32}, "check")
     assert checked.status == 0
     assert checked.lines == [
-        f"ok: tier 1: the key of master has the fingerprint {auth.digest(KEY).hex()[:8]}",
+        f"ok: tier 1: the key of master has the fingerprint {keys.digest(KEY).hex()[:8]}",
         "ok: tier 1: the key of ci has the fingerprint 0f0f0f0f",
-        f"ok: tier 2: workers-ai, key {auth.digest(PROVIDER_KEY).hex()[:8]}, models {MODEL}",
+        f"ok: tier 2: workers-ai, key {keys.digest(PROVIDER_KEY).hex()[:8]}, models {MODEL}",
     ]
 
 
@@ -82,7 +82,7 @@ SECRET = "s3cr3t-Zq8Wv2"  # part of each value below that must not be shown
 BROKEN = {
     "no key": (
         {"WORKER_ACCESS_KEY": " "},
-        "WORKER_ACCESS_KEY: is not set, so nobody can be let in; "
+        "WORKER_ACCESS_KEY: is not set, so every request is refused; "
         "`python -m proxy keygen NAME` makes a key",
     ),
     "blanks round a key": (
@@ -95,7 +95,7 @@ BROKEN = {
     ),
     "a name twice": (
         {"WORKER_ACCESS_KEYS": f"a:{SECRET}-long-enough,a:{SECRET}-or-another"},
-        "WORKER_ACCESS_KEYS: each name may be there once, and 'master' is reserved",
+        "WORKER_ACCESS_KEYS: must not have a name twice, and 'master' is reserved",
     ),
     "half a digest": (
         {"WORKER_ACCESS_KEYS": f"a:sha256:{SECRET}"},
@@ -107,11 +107,11 @@ BROKEN = {
     ),
     "no key of tier 2": (
         {"LLAMA_PROVIDER_API_KEY": ""},
-        "LLAMA_PROVIDER_API_KEY: is not set; give the provider's API key (tier 2)",
+        "LLAMA_PROVIDER_API_KEY: is not set; set the provider's API key (tier 2)",
     ),
     "no account": (
         {"CLOUDFLARE_ACCOUNT_ID": ""},
-        "CLOUDFLARE_ACCOUNT_ID: is not set; the account's page at Cloudflare shows it",
+        "CLOUDFLARE_ACCOUNT_ID: is not set; Cloudflare's dashboard shows it as Account ID",
     ),
     "half an account": (
         {"CLOUDFLARE_ACCOUNT_ID": f"{SECRET}/ai"},
@@ -123,7 +123,8 @@ BROKEN = {
     ),
     "a model with dots": (
         {"LLAMA_PROVIDER_MODELS": f"../{SECRET}"},
-        "LLAMA_PROVIDER_MODELS: must be names, or public=name, separated by commas",
+        "LLAMA_PROVIDER_MODELS: must be names or public=name, separated by commas; "
+        "public=a|b has a fallback",
     ),
     "a time with a unit": (
         {"LLAMA_PROVIDER_TIMEOUT": f"{SECRET}s"},
@@ -131,7 +132,7 @@ BROKEN = {
     ),
     "half a byte": (
         {"MAX_REQUEST_BYTES": "0.5"},
-        "MAX_REQUEST_BYTES: must be a whole number over 0, at most 1073741824",
+        "MAX_REQUEST_BYTES: must be an integer over 0, at most 1073741824",
     ),
     "a rate in words": (
         {"RATE_LIMIT": f"{SECRET} a minute"},
@@ -140,20 +141,20 @@ BROKEN = {
     "a storage that is none": (
         {"RATE_LIMIT": "60/minute", "RATE_LIMIT_STORAGE": f"postgres://{SECRET}"},
         "RATE_LIMIT_STORAGE: must be redis(s)://:password@host:port/number, "
-        "odd letters percent-encoded",
+        "other characters percent-encoded",
     ),
     "a storage that looks like one": (
         {"RATE_LIMIT": "60/minute", "RATE_LIMIT_STORAGE": f"redis://:{SECRET}/x@127.0.0.1/0"},
         "RATE_LIMIT_STORAGE: must be redis(s)://:password@host:port/number, "
-        "odd letters percent-encoded",
+        "other characters percent-encoded",
     ),
     "a port with a name": (
         {"PORT": f"http-{SECRET}"},
-        "PORT: must be a whole number over 0, at most 65535",
+        "PORT: must be an integer over 0, at most 65535",
     ),
     "workers in words": (
         {"WEB_CONCURRENCY": f"all {SECRET}"},
-        "WEB_CONCURRENCY: must be a whole number over 0, at most 64",
+        "WEB_CONCURRENCY: must be an integer over 0, at most 64",
     ),
     "a level that is none": (
         {"LOG_LEVEL": f"loud {SECRET}"},
@@ -202,7 +203,7 @@ def test_a_name_near_to_one_of_ours_is_asked_about(
 ) -> None:
     checked = command({**GOOD, name: SECRET}, "check")
     assert checked.status == 0
-    warning = f"warning: {name}: is no setting of this proxy; did you mean {ours}?"
+    warning = f"warning: {name}: is not a setting of this proxy; did you mean {ours}?"
     assert checked.lines[-1] == warning
     assert SECRET not in checked.out
 
@@ -211,7 +212,7 @@ def test_a_name_near_to_one_of_ours_is_asked_about(
     "name", ["PATH", "HOME", "LANG", "EXPORT", "REPORT", "CLOUDFLARE_EMAIL", "PYTHONUNBUFFERED"]
 )
 def test_other_names_are_nobodys_business(name: str) -> None:
-    assert Config.from_env({**GOOD, name: "x"}).warnings == Config.from_env(GOOD).warnings == ()
+    assert Settings({**GOOD, name: "x"}).warnings == Settings(GOOD).warnings == ()
 
 
 LIVE = {
@@ -297,7 +298,7 @@ def test_a_key_is_shown_once_and_its_entry_works(command: type[_Command]) -> Non
     assert made[0] != made[1]
     key, entry = made[0][1], made[0][-1]
     assert len(key) >= 43
-    config = Config.from_env({**GOOD, "WORKER_ACCESS_KEYS": entry})
+    config = Settings({**GOOD, "WORKER_ACCESS_KEYS": entry})
     assert config.problems == config.warnings == ()
     assert config.keys.owner(f"Bearer {key}") == "alice"
     assert key not in entry

@@ -32,7 +32,7 @@ from crowd import (
 from serving import HOST, ROOT, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
-from proxy.config import Config
+from proxy.settings import Settings
 from proxy.watchdog import Timeouts
 
 SITE = ROOT / "deploy" / "nginx.conf"
@@ -130,7 +130,7 @@ def test_two_hundred_slow_requests(site: Server) -> None:
 
 def test_a_body_of_ten_megabytes(site: Server, emulator: Emulator) -> None:
     """The limit is the proxy's; only what is far over it nginx refuses by itself."""
-    limit = Config.from_env({}).max_request_bytes
+    limit = Settings({}).max_request_bytes
     for size, expected in [
         (limit - 1000, "done"),
         (limit, "request_too_large"),
@@ -216,7 +216,7 @@ def test_the_numbers_fit_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
     assert number(site, "keepalive_timeout") < shipped["keepalive"]
     assert number(site, "proxy_read_timeout") > Timeouts().total
-    assert number(site, "client_max_body_size") * 2**20 > Config.from_env({}).max_request_bytes
+    assert number(site, "client_max_body_size") * 2**20 > Settings({}).max_request_bytes
     assert number(unit, "TimeoutStopSec") > shipped["graceful_timeout"]
 
 

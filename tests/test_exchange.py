@@ -12,7 +12,7 @@ from proxy.chat_answer import Mark, Part
 from proxy.errors import ProviderError
 from proxy.providers.openai_compatible import OpenAICompatible
 
-PROVIDER = OpenAICompatible("http://x", "", {"m": "m"})
+PROVIDER = OpenAICompatible("http://x", "", {"m": ("m",)})
 TEXT = b'{"choices":[{"index":0,"message":{"content":"Hi"}}]}'
 
 

@@ -18,7 +18,7 @@ quick = settings(max_examples=80, derandomize=True, deadline=None, database=None
 PROVIDER = OpenAICompatible(
     base_url="https://example.com/v1",
     key="tier-2",
-    models={"m": "gpt-5-mini", "other": "llama3.2:1b"},
+    models={"m": ("gpt-5-mini",), "other": ("llama3.2:1b",)},
 )
 HI = {"role": "user", "content": "Hi"}
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -47,7 +47,7 @@ def test_where_it_goes_and_with_which_key() -> None:
 
 def test_without_a_key_none_is_sent() -> None:
     """A local server has none."""
-    local = OpenAICompatible(base_url="http://127.0.0.1:11434/v1", key="", models={"m": "x"})
+    local = OpenAICompatible(base_url="http://127.0.0.1:11434/v1", key="", models={"m": ("x",)})
     assert local.request(chat()).headers == {}
 
 

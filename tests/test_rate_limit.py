@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from serving import HOST, KEY, Server, wait_until
 
 from app import create_app
-from proxy.config import Config
+from proxy.settings import Settings
 
 ALICE = "alice-Kx7Wq2Rt9Zb4"
 OTHERS = {"WORKER_ACCESS_KEYS": f"alice:{ALICE}"}
@@ -91,18 +91,18 @@ def test_the_order_of_checks(env: dict[str, str]) -> None:
 
 
 def warned(env: dict[str, str], **more: str) -> list[str]:
-    return [str(warning) for warning in Config.from_env({**env, **more}).warnings]
+    return [str(warning) for warning in Settings({**env, **more}).warnings]
 
 
 def test_several_workers_without_redis_are_told_what_that_means(env: dict[str, str]) -> None:
     assert warned(env, RATE_LIMIT="60/minute", WEB_CONCURRENCY="3") == [
-        "RATE_LIMIT: each of the 3 workers counts alone, so up to 3 times as much passes; "
+        "RATE_LIMIT: each of the 3 workers counts alone, so up to 3 times as many pass; "
         "set RATE_LIMIT_STORAGE to count together"
     ]
     assert warned(env, RATE_LIMIT="60/minute", WEB_CONCURRENCY="1") == []
     redis = {"RATE_LIMIT_STORAGE": "redis://127.0.0.1:6379/0"}
     assert warned(env, RATE_LIMIT="60/minute", WEB_CONCURRENCY="3", **redis) == []
-    assert warned(env, **redis) == ["RATE_LIMIT_STORAGE: means nothing without RATE_LIMIT"]
+    assert warned(env, **redis) == ["RATE_LIMIT_STORAGE: has no effect without RATE_LIMIT"]
 
 
 STORAGES = {
@@ -131,7 +131,7 @@ def test_a_storage_that_the_client_could_not_read_is_a_problem(
 ) -> None:
     """Else it would keep the worker from starting, with the URL in its traceback."""
     env = {**env, "RATE_LIMIT": "1/day", "RATE_LIMIT_STORAGE": url}
-    config = Config.from_env(env)
+    config = Settings(env)
     assert [str(p.variable) for p in config.problems] == ["RATE_LIMIT_STORAGE"] * (not fits)
     assert not any(url in str(problem) for problem in config.problems)
     assert create_app(env)
@@ -139,7 +139,7 @@ def test_a_storage_that_the_client_could_not_read_is_a_problem(
 
 def test_a_password_of_redis_is_not_shown(env: dict[str, str]) -> None:
     storage = "redis://:s3cr3t@127.0.0.1:6379/0"
-    config = Config.from_env({**env, "RATE_LIMIT": "1/day", "RATE_LIMIT_STORAGE": storage})
+    config = Settings({**env, "RATE_LIMIT": "1/day", "RATE_LIMIT_STORAGE": storage})
     assert config.rate_limit
     assert config.rate_limit.storage == storage
     assert "s3cr3t" not in repr(config)

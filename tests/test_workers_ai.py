@@ -30,7 +30,10 @@ quick = settings(max_examples=80, derandomize=True, deadline=None, database=None
 PROVIDER = WorkersAI(
     base_url="https://example.com/accounts/acc/ai/run",
     key="tier-2",
-    models={"m": "@cf/meta/llama-3.1-8b-instruct-fast", "other": "@cf/google/gemma-4-26b-a4b-it"},
+    models={
+        "m": ("@cf/meta/llama-3.1-8b-instruct-fast",),
+        "other": ("@cf/google/gemma-4-26b-a4b-it",),
+    },
 )
 MIDNIGHT = str(SECONDS_TO_MIDNIGHT)
 

@@ -23,14 +23,14 @@ class OpenAICompatible:
 
     base_url: str
     key: str = field(repr=False)  # empty: none is sent, as a local server has it
-    models: Mapping[str, str]  # public name -> the API's name
+    models: Mapping[str, tuple[str, ...]]  # public name -> the API's, in the order asked
 
     name: ClassVar[str] = "openai"
     request_id_header: ClassVar[str] = "x-request-id"
     token_limit: ClassVar[None] = None
 
     def request(self, chat: ChatRequest) -> UpstreamRequest:
-        body = {**chat.options, "model": self.models[chat.model], "messages": chat.messages}
+        body = {**chat.options, "model": self.models[chat.model][0], "messages": chat.messages}
         if chat.stream:
             asked = chat.options.get("stream_options", {})
             body |= {"stream": True, "stream_options": {**asked, "include_usage": True}}

@@ -36,7 +36,7 @@ class WorkersAI:
 
     base_url: str
     key: str = field(repr=False)
-    models: Mapping[str, str]  # public name -> Workers AI's name, which goes into the path
+    models: Mapping[str, tuple[str, ...]]  # public name -> Workers AI's, in the order asked
 
     name: ClassVar[str] = "workers-ai"
     request_id_header: ClassVar[str] = "cf-ai-req-id"
@@ -52,7 +52,7 @@ class WorkersAI:
             body["stream"] = True
         names = sorted(filter(_NAME.fullmatch, chat.options.keys() - _UNDERSTOOD))
         return UpstreamRequest(
-            url=f"{self.base_url}/{self.models[chat.model]}",
+            url=f"{self.base_url}/{self.models[chat.model][0]}",
             headers={"Authorization": f"Bearer {self.key}"},
             body=strict_json.dumps(body),
             ignored=tuple(names[:20]),

@@ -9,7 +9,7 @@ import pytest
 import serving
 
 from app import create_app
-from proxy import environ
+from proxy import environment
 
 DOT_ENV = r"""
 # a comment
@@ -37,8 +37,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, **env: str) -> dict[str, str]:
-    """environ.read() there, in a process of its own with that environment, run from elsewhere."""
-    code = "import json; from proxy import environ; print(json.dumps(dict(environ.read()[0])))"
+    """environment.read() there, in a process of its own, run from elsewhere."""
+    code = (
+        "import json; from proxy import environment; print(json.dumps(dict(environment.read()[0])))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder.parent,
@@ -81,7 +83,9 @@ def test_without_the_file_it_is_the_environment_alone(folder: Path) -> None:
 
 def test_reading_does_not_change_the_environment(folder: Path) -> None:
     (folder / ".env").write_text("NEW=1\n")
-    code = "import os; from proxy import environ; environ.read(); print('NEW' in os.environ)"
+    code = (
+        "import os; from proxy import environment; environment.read(); print('NEW' in os.environ)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -95,10 +99,13 @@ def test_reading_does_not_change_the_environment(folder: Path) -> None:
 
 def test_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / ".env").write_text("IN_FILE=a$b\nBOTH=file\nNOTHING\n")
-    monkeypatch.setattr(environ, "ENV_FILE", folder / ".env")
+    monkeypatch.setattr(environment, "ENV_FILE", folder / ".env")
     monkeypatch.setenv("BOTH", "")
-    settings, _ = environ.read()
+    settings, _ = environment.read()
     assert [settings[name] for name in ("IN_FILE", "BOTH", "NOTHING")] == ["a$b", "", ""]
+
+
+NOT_UTF_8 = ".env: is not UTF-8 text (Windows may save it as UTF-16); save it again as UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -106,24 +113,39 @@ def test_in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (b"A=1\nB='open\nC=3\n", [".env: line 2 cannot be read; is a quote left open?"]),
         (b"A=1\n=2\n", [".env: line 2 cannot be read; is a quote left open?"]),
-        (b"A=\xff\n", [".env: cannot be read as UTF-8 text (UnicodeDecodeError)"]),
+        (b"A=\xff\n", [NOT_UTF_8]),
+        ("A=1\n".encode("utf-16"), [NOT_UTF_8]),
+        ("A=1\n".encode("utf-16-le"), [NOT_UTF_8]),
+        ("A=1\n".encode("utf-16-be"), [NOT_UTF_8]),
+        ("A=é\n".encode("latin-1"), [NOT_UTF_8]),
+        ("A=1\r\n".encode("utf-8-sig"), []),
         (b"A=1 # \xc3\xa9\n\n# all is well\n", []),
     ],
-    ids=["open quote", "no name", "not UTF-8", "good"],
+    ids=[
+        "open quote",
+        "no name",
+        "not UTF-8",
+        "UTF-16",
+        "no mark",
+        "big end",
+        "Latin-1",
+        "mark",
+        "good",
+    ],
 )
 def test_a_file_that_makes_no_sense_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, problems: list[str]
 ) -> None:
-    monkeypatch.setattr(environ, "ENV_FILE", tmp_path / ".env")
+    monkeypatch.setattr(environment, "ENV_FILE", tmp_path / ".env")
     (tmp_path / ".env").write_bytes(text)
-    _, found = environ.read()
+    _, found = environment.read()
     assert list(map(str, found)) == problems
 
 
 def test_until_the_file_is_mended_the_answer_is_500(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(environ, "ENV_FILE", tmp_path / ".env")
+    monkeypatch.setattr(environment, "ENV_FILE", tmp_path / ".env")
     (tmp_path / ".env").write_text(
         f"CLOUDFLARE_ACCOUNT_ID='open\nWORKER_ACCESS_KEY={serving.KEY}\n"
     )
@@ -139,7 +161,15 @@ def test_until_the_file_is_mended_the_answer_is_500(
 def test_cores_are_counted_also_where_the_system_does_not_say_which_may_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert environ.cores() >= 1
+    assert environment.cores() >= 1
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert environ.cores() == 1
+    assert environment.cores() == 1
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "ENV_FILE", tmp_path)
+    _, found = environment.read()
+    assert list(map(str, found)) == [".env: cannot be read (IsADirectoryError)"]

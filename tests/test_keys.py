@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy import auth
+from proxy import keys
 
-KEYS = auth.Keys({auth.MASTER: auth.digest("s3cret=="), "alice": auth.digest("a:b c")})
+KEYS = keys.Keys({keys.MASTER: keys.digest("s3cret=="), "alice": keys.digest("a:b c")})
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_a_key_is_known_by_its_name(header: str, owner: str) -> None:
         "Bearer k\xe9y",
         "Bearer \ud800",
         "Bearer " + "x" * 100_000,
-        auth.digest("s3cret==").hex(),
-        "Bearer " + auth.digest("s3cret==").hex(),
+        keys.digest("s3cret==").hex(),
+        "Bearer " + keys.digest("s3cret==").hex(),
     ],
 )
 def test_anything_else_is_no_key(header: str) -> None:
@@ -56,9 +56,9 @@ def test_anything_else_is_no_key(header: str) -> None:
 
 
 def test_no_keys_let_nobody_in() -> None:
-    keys = auth.Keys({})
-    assert not keys
-    assert keys.owner("Bearer ") is None
+    nobodys = keys.Keys({})
+    assert not nobodys
+    assert nobodys.owner("Bearer ") is None
     assert KEYS
 
 
@@ -81,14 +81,14 @@ def test_keys_show_their_names_only() -> None:
     shown = repr(KEYS) + str(KEYS)
     assert "master" in shown
     assert "alice" in shown
-    for secret in ("s3cret", auth.digest("s3cret==").hex(), repr(auth.digest("s3cret=="))):
+    for secret in ("s3cret", keys.digest("s3cret==").hex(), repr(keys.digest("s3cret=="))):
         assert secret not in shown
     assert "s3cret" not in repr(vars(KEYS))
 
 
 def test_the_digest_is_sha256() -> None:
     """`printf KEY | sha256sum` gives the same, for WORKER_ACCESS_KEYS=name:sha256:HEX."""
-    assert auth.digest("k") == hashlib.sha256(b"k").digest()
+    assert keys.digest("k") == hashlib.sha256(b"k").digest()
 
 
 @settings(max_examples=100, derandomize=True, deadline=None, database=None)

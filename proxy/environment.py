@@ -1,0 +1,137 @@
+"""The environment's variables: where they come from, and how each kind of value is checked.
+
+A bad value is noted as a problem and does not end the reading. No note shows a value.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from dotenv.parser import parse_stream
+
+PLACEHOLDER = re.compile("your|change|example|placeholder|secret|xxx", re.IGNORECASE)
+ENV_FILE = Path(__file__).parent.parent / ".env"
+
+
+class Problem(NamedTuple):
+    """What is wrong with a variable, and how to fix it."""
+
+    variable: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}: {self.text}"
+
+
+def read() -> tuple[Mapping[str, str], list[Problem]]:
+    """The environment over the variables of `.env`, and what is wrong with that file.
+
+    The environment wins, also where it is blank. dotenv's parser is used without dotenv's
+    interpolation (a key may contain `$`), and an unreadable line, which also swallows the next
+    one, is reported.
+    """
+    try:
+        text = ENV_FILE.read_text("utf-8-sig", "replace")
+    except FileNotFoundError:
+        return os.environ, []
+    except OSError as error:
+        return os.environ, [Problem(".env", f"cannot be read ({type(error).__name__})")]
+    if {"\0", "\ufffd"} & set(text):
+        fix = "is not UTF-8 text (Windows may save it as UTF-16); save it again as UTF-8"
+        return os.environ, [Problem(".env", fix)]
+    lines = list(parse_stream(StringIO(text)))
+    variables = {line.key: line.value or "" for line in lines if line.key is not None}
+    problems = [
+        Problem(".env", f"line {line.original.line} cannot be read; is a quote left open?")
+        for line in lines
+        if line.error
+    ]
+    return {**variables, **os.environ}, problems
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Variables:
+    """Reads variables from a mapping. A blank variable counts as not set."""
+
+    def __init__(self, env: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
+        self._env = env
+        self.defaults: dict[str, str] = {}  # of each variable that was read
+        self.problems = [*problems]  # these keep the proxy from serving
+        self.warnings: list[Problem] = []  # these do not
+
+    def wrong(self, name: str, text: str) -> None:
+        value = self._env.get(name, "").strip()
+        if re.fullmatch("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", value, re.DOTALL):
+            text += "; remove the quotes round the value"
+        self.problems.append(Problem(name, text))
+
+    def warn(self, name: str, text: str) -> None:
+        self.warnings.append(Problem(name, text))
+
+    def exact(self, name: str) -> str:
+        """The value with the blanks at its ends."""
+        self.defaults.setdefault(name, "")
+        value = self._env.get(name, "")
+        return value if value.strip() else ""
+
+    def text(self, name: str, default: str = "") -> str:
+        self.defaults[name] = default
+        return self.exact(name).strip() or default
+
+    def choice(self, name: str, choices: Iterable[str], default: str) -> str:
+        """One of the words, in any case."""
+        word = self.text(name, default).lower()
+        if word not in choices:
+            self.wrong(name, f"must be one of: {', '.join(choices)}")
+            return default
+        return word
+
+    def seconds(self, name: str, default: float) -> float:
+        pattern = r"[0-9]{1,12}(\.[0-9]{1,6})?"
+        return self._number(name, default, 86400, pattern, "a number of seconds")
+
+    def integer(self, name: str, default: int, maximum: int) -> int:
+        return int(self._number(name, default, maximum, "[0-9]{1,12}", "an integer"))
+
+    def _number(self, name: str, default: float, maximum: int, pattern: str, kind: str) -> float:
+        text = self.text(name, str(default))
+        number = float(text) if re.fullmatch(pattern, text) else 0
+        if not 0 < number <= maximum:
+            self.wrong(name, f"must be {kind} over 0, at most {maximum}")
+            return default
+        return number
+
+    def check_key(self, name: str, key: str) -> bool:
+        """Whether HTTP can carry the key. A doubtful one is noted as well."""
+        if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
+            self.wrong(name, "a key must be printable ASCII without blanks at its ends")
+            return False
+        if len(key) < 16 or PLACEHOLDER.search(key):
+            self.warn(name, "a key is short or looks like a placeholder; make a strong one")
+        elif re.match(r"bearer\s|authorization\s*:", key, re.IGNORECASE):
+            self.warn(name, "a key begins with Bearer, which is not a part of it")
+        elif key[0] == key[-1] and key[0] in "\"'`":
+            self.warn(name, "a key has quotes round it, which are a part of it here")
+        return True
+
+    def certificates(self, name: str) -> str:
+        """The path of a file of certificates in PEM form."""
+        path = self.text(name)
+        try:
+            if path:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except (OSError, ValueError) as error:  # ssl.SSLError, a NUL in the path
+            kind = type(error).__name__
+            self.wrong(name, f"must be a file of certificates in PEM form ({kind})")
+            return ""
+        return path

@@ -1,0 +1,180 @@
+"""Tier 2: the table of providers, and the settings of the chosen one."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from proxy.environment import PLACEHOLDER, Variables
+from proxy.keys import Keys
+from proxy.providers import Provider
+from proxy.providers.openai_compatible import OpenAICompatible
+from proxy.providers.workers_ai import WorkersAI
+
+# Printable ASCII without what separates names, and without quotes and brackets: the first are
+# left round a value by mistake, the others round a placeholder.
+_NAME = "[!#-&(-+.-;?-_a-z~-]+"
+
+
+class Kind(NamedTuple):
+    """One row of the table. An empty default means that the setting is required."""
+
+    # From the base URL, the key, and each public model's names in the order they are asked.
+    make: Callable[[str, str, Mapping[str, tuple[str, ...]]], Provider]
+    timeout: int  # seconds to the first byte
+    misplaced: Mapping[str, str]  # patterns that no base URL of it matches -> the fix
+    base_url: str = ""
+    models: str = ""
+    needs_key: bool = False
+    model: str = _NAME  # the pattern of its names for models
+
+
+_ENDPOINT = r"/completions$|/v[0-9][^/]*/(chat|models|messages|responses|embeddings)$"
+PROVIDERS = {
+    WorkersAI.name: Kind(
+        WorkersAI,
+        timeout=130,  # Cloudflare itself gives up at 120
+        misplaced={
+            "/@|/ai/run/.": "must end before the model, which is appended",
+            f"{_ENDPOINT}|^https://api[.]cloudflare[.]com/(?!.*/ai/run$)": "must end in /ai/run; "
+            "for Cloudflare's /ai/v1 set LLAMA_PROVIDER=openai",
+        },
+        base_url="https://api.cloudflare.com/client/v4/accounts/{account}/ai/run",
+        models="@cf/meta/llama-3.1-8b-instruct-fast",
+        needs_key=True,
+        # It goes into the path: no segment may begin with a dot, or `..` would leave /ai/run.
+        model="@?[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*",
+    ),
+    OpenAICompatible.name: Kind(
+        OpenAICompatible,
+        timeout=600,  # a reasoning model may think for minutes
+        misplaced={
+            _ENDPOINT: "must end before the endpoint: /chat/completions is appended",
+            ":11434/api(/|$)": "must end in /v1, where Ollama has OpenAI's form",
+            "/ai/run(/|$)": "must end in /ai/v1; for /ai/run set LLAMA_PROVIDER=workers-ai",
+        },
+    ),
+}
+
+# https://developers.cloudflare.com/changelog/post/2026-05-08-planned-model-deprecations/
+_WITHDRAWN = re.compile(
+    "(workers-ai/)?("
+    "@cf/meta/llama-(3-8b-instruct|3[.]1-8b-instruct)(-awq)?|@cf/meta/llama-3[.]1-70b-instruct"
+    "|@cf/meta/llama-2-7b-chat-(int8|fp16)|@hf/meta-llama/meta-llama-3-8b-instruct"
+    "|@cf/mistral/mistral-7b-instruct-v0[.]1|@hf/mistral/mistral-7b-instruct-v0[.]2"
+    "|@hf/google/gemma-7b-it|@cf/google/gemma-3-12b-it|@cf/microsoft/phi-2"
+    "|@hf/nousresearch/hermes-2-pro-mistral-7b|@cf/defog/sqlcoder-7b-2)"
+)
+
+
+def read(variables: Variables, keys: Keys) -> tuple[Kind, Provider | None]:
+    """The chosen provider's row, and the provider; None if there is a problem with it."""
+    before = len(variables.problems)
+    kind = PROVIDERS[variables.choice("LLAMA_PROVIDER", PROVIDERS, WorkersAI.name)]
+    is_unknown = len(variables.problems) > before
+    key, base_url = _key(variables, kind, keys), _base_url(variables, kind)
+    models = _models(variables, kind, base_url)
+    if is_unknown:  # what else is wrong depends on the provider
+        del variables.problems[before + 1 :]
+    is_good = len(variables.problems) == before
+    return kind, kind.make(base_url, key, models) if is_good else None
+
+
+def _key(variables: Variables, kind: Kind, keys: Keys) -> str:
+    name, cloudflares = "LLAMA_PROVIDER_API_KEY", "CLOUDFLARE_API_TOKEN"
+    if variables.exact(cloudflares) and kind.needs_key and not variables.exact(name):
+        name = cloudflares
+    key = variables.exact(name)
+    if kind.needs_key and not key:
+        variables.wrong(name, "is not set; set the provider's API key (tier 2)")
+    if re.match(r"\s*(authorization\s*:|bearer\s)", key, re.IGNORECASE):
+        variables.wrong(name, "must be the key alone, without Bearer before it")
+    elif key:
+        variables.check_key(name, key)
+    if keys.owner(f"Bearer {key}"):
+        text = "is also a tier-1 key: callers could use the provider without this proxy"
+        variables.warn(name, text)
+    return key
+
+
+def _base_url(variables: Variables, kind: Kind) -> str:
+    name = "LLAMA_PROVIDER_BASE_URL"
+    url = variables.text(name, kind.base_url).rstrip("/")
+    account = variables.text("CLOUDFLARE_ACCOUNT_ID")
+    if "{account}" in url:
+        url = url.replace("{account}", _checked_account(variables, account))
+    fixes = [fix for pattern, fix in kind.misplaced.items() if re.search(pattern, url, re.I)]
+    if not url:
+        variables.wrong(name, "is not set; this provider has no default")
+    elif re.search(r"[<>{}]|\$[A-Z{(]", url):
+        variables.wrong(name, "must not have a placeholder; {account} alone is replaced")
+    elif not _is_plain_url(url):
+        variables.wrong(name, "must be http(s)://host/path, without user, query or fragment")
+    elif fixes:
+        variables.wrong(name, fixes[0])
+    elif urlsplit(url).scheme == "http" and not _is_loopback(url):
+        variables.warn(name, "http sends the key unencrypted; use https")
+    return url
+
+
+def _checked_account(variables: Variables, account: str) -> str:
+    """The account's id; empty if it is wrong."""
+    name = "CLOUDFLARE_ACCOUNT_ID"
+    if not account:
+        variables.wrong(name, "is not set; Cloudflare's dashboard shows it as Account ID")
+    elif not re.fullmatch("[A-Za-z0-9-]+", account):
+        variables.wrong(name, "must be letters, digits and hyphens")
+        return ""
+    elif PLACEHOLDER.search(account):
+        variables.warn(name, "looks like a placeholder; set your own")
+    return account
+
+
+def _models(variables: Variables, kind: Kind, base_url: str) -> dict[str, tuple[str, ...]]:
+    """By public name, the provider's names: the one to ask, and its fallbacks."""
+    variable = "LLAMA_PROVIDER_MODELS"
+    models: dict[str, tuple[str, ...]] = {}
+    entries = [entry for entry in variables.text(variable, kind.models).split(",") if entry.strip()]
+    for public, names, fault in (_model(entry, kind.model) for entry in entries):
+        if fault or public in models:
+            variables.wrong(variable, fault or "must not have a public name twice")
+        models[public] = names
+    if not entries:
+        variables.wrong(variable, "is not set; set at least one model")
+    asked = {name for names in models.values() for name in names}
+    if kind.needs_key or "cloudflare.com/" in base_url:  # elsewhere the name may be another model's
+        for name in filter(_WITHDRAWN.fullmatch, sorted(asked)):
+            short = name.rpartition("/")[2]
+            variables.warn(variable, f"Cloudflare withdrew {short} on 2026-05-30; choose another")
+    return models
+
+
+def _model(entry: str, pattern: str) -> tuple[str, tuple[str, ...], str]:
+    """The public name, the provider's names in order, and what is wrong with the entry."""
+    public, equals, chain = (part.strip() for part in entry.rpartition("="))
+    names = tuple(name.strip() for name in chain.split("|"))
+    fault = ""
+    if len(names) > 1 and not equals:
+        fault = "fallbacks need a public name: public=a|b"
+    elif not all(re.fullmatch(pattern, name) for name in names) or (
+        equals and not re.fullmatch(_NAME, public)
+    ):
+        fault = "must be names or public=name, separated by commas; public=a|b has a fallback"
+    elif len(set(names)) < len(names):
+        fault = "must not have a model twice among one public name's fallbacks"
+    return public or chain, names, fault
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        odd = parts.username or parts.password or "?" in url or "#" in url or parts.port == 0
+    except ValueError:  # a port that is no number, a broken IPv6 address
+        return False
+    clean = re.fullmatch("[!-~]+", url) and "\\" not in url and "/.." not in parts.path
+    return bool(parts.scheme in ("http", "https") and parts.hostname and clean and not odd)
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return re.fullmatch(r"localhost|::1|127(\.[0-9]{1,3}){3}", host) is not None
