@@ -4,6 +4,7 @@ The others are run by `make test-clients`.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,27 @@ def test_openai_python_tells_the_error(proxy: Server, question: str, code: str) 
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"{code}: ")
     assert "Request id: " in line
+
+
+# --- the README's own -----------------------------------------------------------------------------
+
+
+def snippets(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@needs_curl
+def test_the_curl_of_the_readme(proxy: Server) -> None:
+    (snippet,) = [text for text in snippets("sh") if text.startswith("curl ")]
+    result = run(proxy, "sh", "-c", snippet.replace("http://127.0.0.1:8000", proxy.url))
+    assert only_line(result.stdout)["object"] == "chat.completion"
+
+
+def test_the_python_of_the_readme(proxy: Server) -> None:
+    (snippet,) = snippets("python")
+    result = run(proxy, sys.executable, "-c", snippet.replace("http://127.0.0.1:8000", proxy.url))
+    assert (result.stdout, result.stderr) == (said("Hello!"), "")
 
 
 # --- README.md ------------------------------------------------------------------------------------
