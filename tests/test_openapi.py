@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from proxy.chat_request import PARAMETERS, ChatRequest
 
 DOCUMENT = json.loads((Path(__file__).parent.parent / "docs" / "openapi.json").read_text())
 COMPONENTS = DOCUMENT["components"]
-OPERATION = COMPONENTS["pathItems"]["chat"]["post"]
-READS = {name: COMPONENTS["pathItems"][name]["get"] for name in ("models", "healthz", "readyz")}
+PATHS = DOCUMENT["paths"]
+OPERATION = PATHS["/v1/chat/completions"]["post"]
 
 
 def resolved(value: dict[str, Any]) -> dict[str, Any]:
@@ -46,14 +46,14 @@ def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
 
 
 def alternatives(responses: Iterator[dict[str, Any]]) -> dict[str, set[str]]:
-    """Each error code of these answers, with the types of the answers that it is in."""
+    """Each error code of these responses, with the types of the responses that it is in."""
     found: dict[str, set[str]] = {}
     for response in responses:
-        for part in response["content"]["application/json"]["schema"]["allOf"]:
-            if "properties" in part:
-                error = part["properties"]["error"]["properties"]
-                for code in error["code"]["enum"]:
-                    found.setdefault(code, set()).add(error["type"]["const"])
+        schema = resolved(response["content"]["application/json"]["schema"])
+        if "error" in schema["properties"]:
+            error = schema["properties"]["error"]["properties"]
+            for code in error["code"]["enum"]:
+                found.setdefault(code, set()).add(error["type"]["const"])
     return found
 
 
@@ -65,17 +65,30 @@ def test_it_is_openapi() -> None:
 
 
 def test_its_paths_are_the_proxys() -> None:
-    items = {
-        **dict.fromkeys(routes.PATHS, "chat"),
-        **dict.fromkeys(routes.MODELS_PATHS, "models"),
-        **{f"{path}/{{id}}": "model" for path in routes.MODELS_PATHS},
-        "/healthz": "healthz",
-        "/readyz": "readyz",
-    }
-    rules = {rule.rule for rule in create_app({}).url_map.iter_rules()}
-    assert set(items) == {rule.replace("<path:id>", "{id}") for rule in rules}
-    documented = {path: resolved(item) for path, item in DOCUMENT["paths"].items()}
-    assert documented == {path: COMPONENTS["pathItems"][item] for path, item in items.items()}
+    rules = {rule.rule.replace("<path:id>", "{id}") for rule in create_app({}).url_map.iter_rules()}
+    assert PATHS.keys() == rules
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [routes.PATHS, routes.MODELS_PATHS, [f"{path}/{{id}}" for path in routes.MODELS_PATHS]],
+    ids=["chat", "models", "model"],
+)
+def test_paths_of_one_operation_differ_only_in_their_names(paths: Sequence[str]) -> None:
+    operations = [copy.deepcopy(operation) for path in paths for operation in PATHS[path].values()]
+    for operation in operations:
+        del operation["operationId"], operation["summary"]
+    assert all(operation == operations[0] for operation in operations)
+
+
+def test_generators_find_names() -> None:
+    """An operation's id becomes a function, a schema's name a class: each is there once."""
+    operations = [operation for item in PATHS.values() for operation in item.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids)
+    classes = [name.lower() for name in COMPONENTS["schemas"]]
+    assert len(set(classes)) == len(classes)
+    assert '"title"' not in json.dumps(COMPONENTS)  # it would be another name for the class
 
 
 def test_its_parameters_are_those_that_are_checked() -> None:
@@ -88,9 +101,8 @@ def test_its_codes_and_types_are_those_of_errors() -> None:
     operator = {code: {"proxy_error"} for code in ("proxy_misconfigured", "internal_error")}
     caller = {code: {errors.CallerError(code, "").type} for code in errors._CALLERS_FAULTS}
     all_of_them = provider | operator | caller
-    error = COMPONENTS["schemas"]["Error"]["properties"]["error"]["properties"]
-    assert set(error["code"]["enum"]) == all_of_them.keys()
-    assert set(error["type"]["enum"]) == set.union(*all_of_them.values())
+    assert set(COMPONENTS["schemas"]["ErrorCode"]["enum"]) == all_of_them.keys()
+    assert set(COMPONENTS["schemas"]["ErrorType"]["enum"]) == set.union(*all_of_them.values())
     assert alternatives(map(resolved, COMPONENTS["responses"].values())) == all_of_them
 
 
@@ -162,15 +174,11 @@ def check(response: TestResponse, status: int, operation: dict[str, Any] = OPERA
         validator(documented["content"]["application/json"]["schema"]).validate(response.json)
     else:
         for event in response.get_data(as_text=True).removesuffix("\n\n").split("\n\n"):
-            check_event(event.removeprefix("data: "))
+            data = event.removeprefix("data: ")
+            schema_of("Event").validate({"data": data})
+            if data != "[DONE]":
+                schema_of("EventData").validate(json.loads(data))
     response.close()
-
-
-def check_event(data: str) -> None:
-    schema_of("Event").validate({"data": data})
-    if data != "[DONE]":
-        (content,) = COMPONENTS["schemas"]["Event"]["properties"]["data"]["anyOf"][1:]
-        validator(content["contentSchema"]).validate(json.loads(data))
 
 
 @pytest.mark.parametrize(("status", "asked"), REQUESTS.values(), ids=REQUESTS)
@@ -207,11 +215,11 @@ def test_an_answer_over_the_rate_limit_is_documented(env: dict[str, str]) -> Non
 READING = [
     ("/v1/models", {}, BEARER, 200),
     ("/models", {}, BEARER, 200),
-    ("/models", {}, {}, 401),
-    ("/models", {"LLAMA_PROVIDER_API_KEY": ""}, BEARER, 500),
     (f"/v1/models/{MODEL}", {}, BEARER, 200),
     (f"/models/{MODEL}", {}, {}, 401),
     ("/v1/models/none", {}, BEARER, 404),
+    ("/models", {}, {}, 401),
+    ("/models", {"LLAMA_PROVIDER_API_KEY": ""}, BEARER, 500),
     ("/healthz", {}, {}, 200),
     ("/readyz", {}, {}, 200),
     ("/readyz", {"LLAMA_PROVIDER_API_KEY": ""}, {}, 503),
@@ -228,7 +236,8 @@ def test_each_answer_to_a_get_is_documented(
 ) -> None:
     client = create_app(env | broken).test_client()
     client.post("/", headers=BEARER, buffered=True, **asking())  # so that there is an outcome
-    operation = READS.get(path.rpartition("/")[2], COMPONENTS["pathItems"]["model"]["get"])
+    item = path if path in PATHS else "/v1/models/{id}"
+    operation = PATHS[item]["get"]
     check(client.get(path, headers=headers), status, operation)
     check(client.delete(path, headers=headers), 405, operation)
 
