@@ -1,12 +1,15 @@
 """The parts joined: `gunicorn app:app` and `flask run` serve what is here."""
 
+import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from flask import Flask
 
-from proxy import environment, request_log, routes
+from proxy import __version__, environment, request_log, routes
 from proxy.chat import Proxy
-from proxy.incoming import Bodies
+from proxy.incoming import Application, Bodies
 from proxy.rate_limit import Counter
 from proxy.settings import Settings
 from proxy.upstream import Upstream
@@ -20,11 +23,13 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     """
     config = Settings(*(environment.read() if env is None else (env, ())))
     request_log.start(config.log_level)
+    request_log.logger.info("llm-proxy %s starts", __version__)
+    _check_server()
     for problem in config.problems:
         request_log.logger.error("%s", problem)
     for warning in config.warnings:
         request_log.logger.warning("%s", warning)
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
     proxy = app.extensions["proxy"] = Proxy(
         config, Upstream(config.ca_bundle), Watchdog(), Bodies(config.max_request_bytes)
@@ -35,5 +40,23 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
         proxy.count = Counter(config.rate_limit).count
     return app
 
+
+def _check_server() -> None:
+    """Log an error where gunicorn serves without `gunicorn.conf.py`, which names our worker.
+
+    gunicorn finds that file only where it is started in this folder.
+    """
+    if "gunicorn.arbiter" in sys.modules and "proxy.worker" not in sys.modules:
+        folder = Path(__file__).parent
+        start = ["gunicorn", "--chdir", str(folder), "-c", str(folder / "gunicorn.conf.py")]
+        request_log.logger.error(
+            "gunicorn runs without this proxy's worker: it may answer one request at a time and "
+            "cut long answers. Start it with: %s app:app",
+            shlex.join(start),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit("app.py does not serve by itself. Start it with: make run, or: gunicorn app:app")
 
 app = create_app()

@@ -5,11 +5,31 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+from typing import Any
 
-from flask import g, request
+from flask import Flask, Request, g, request
+from werkzeug.exceptions import BadHost
 
 from proxy.errors import CallerError
 from proxy.watchdog import Call, Timeouts
+
+
+class Application(Flask):
+    """Flask, with the Host header checked as RFC 9112, 3.2, demands, and `Upgrade` ignored."""
+
+    def create_url_adapter(self, request: Request | None) -> Any:
+        if request is not None:
+            request.environ.pop("HTTP_UPGRADE", None)  # Werkzeug would look for WebSocket routes
+            needs_host = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+            host = _HOST.fullmatch(request.environ.get("HTTP_HOST", "" if needs_host else "none"))
+            if not host or int(host["port"] or 0) > 65535:
+                raise BadHost
+        return super().create_url_adapter(request)
+
+
+_HOST = re.compile(
+    r"(\[[0-9A-Fa-f:.]+\]|[\w-]{1,63}(\.[\w-]{1,63})*\.?)(:(?P<port>[0-9]{0,5}))?", re.ASCII
+)
 
 
 def client_socket() -> socket.socket | None:

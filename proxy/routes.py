@@ -5,7 +5,7 @@ import time
 import uuid
 
 from flask import Blueprint, Response, g, request
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 
 from proxy import incoming, responses
 from proxy.chat import Proxy, chat_completions
@@ -161,6 +161,16 @@ def not_found(_error: Exception) -> Response:
 def method_not_allowed(error: MethodNotAllowed) -> Response:
     allowed = ", ".join(sorted(error.valid_methods or ()))
     return responses.error(CallerError.method(allowed), g.entry)
+
+
+@blueprint.app_errorhandler(HTTPException)
+def invalid_http(error: HTTPException) -> Response:
+    """Werkzeug's other refusals; its 5xx are a fault of this proxy."""
+    if not str(error.code).startswith("4"):
+        return any_error(error)
+    is_host = isinstance(error, BadHost)
+    wrong = "Host header is missing or malformed" if is_host else "request is not valid HTTP"
+    return responses.error(CallerError("invalid_http", f"The {wrong}."), g.entry)
 
 
 @blueprint.app_errorhandler(Exception)

@@ -1,31 +1,78 @@
-"""gunicorn's gevent worker, answering in JSON what it refuses before the application sees it.
+"""gunicorn's gevent worker, with what HTTP asks beyond it, and its refusals in our JSON.
 
 gunicorn's own page, and its log line, quote the header that is wrong: perhaps the one with the key.
 """
 
+import socket
 import uuid
 from contextlib import suppress
-from typing import Any
+from http import HTTPStatus
+from typing import Any, ClassVar
 
+import gevent
+from gunicorn import util
 from gunicorn.http import errors
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import strict_json
 from proxy.errors import CallerError, OperatorError, ProxyError
 from proxy.request_log import Entry, client_address
 
-_STATUS: dict[type[Exception], tuple[int, str]] = {
-    errors.LimitRequestLine: (414, "URI Too Long"),
-    errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
-    errors.UnsupportedTransferCoding: (501, "Not Implemented"),
-    errors.ExpectationFailed: (417, "Expectation Failed"),
-}
-
 _PIECE = 64 * 1024  # bytes
+_PATIENCE = 5.0  # seconds for a client to send a head, or the rest of a body that nobody reads
+_LAST_CALL = 2.0  # seconds after SIGTERM for what has not come: a request, or the rest of its body
+
+# By gunicorn's exception: the status, and what to say.
+_REFUSALS = {
+    errors.LimitRequestLine: (414, "The request line is longer than {0.limit_request_line} bytes."),
+    errors.LimitRequestHeaders: (
+        431,
+        "A header field is longer than {0.limit_request_field_size} bytes, or there are more than "
+        "{0.limit_request_fields}.",
+    ),
+    errors.UnsupportedTransferCoding: (501, "The only Transfer-Encoding supported is chunked."),
+    errors.ExpectationFailed: (417, "The only Expect supported is 100-continue."),
+}
+_NOT_HTTP = (400, "The request is not valid HTTP.")
+
+
+class _Request(Request):  # type: ignore[misc]
+    """A request's head. Its exceptions know it, as far as it was read."""
+
+    version: tuple[int, int]
+
+    def __init__(self, *args: Any) -> None:
+        try:
+            super().__init__(*args)
+        except errors.ParseException as error:
+            error.request = self
+            raise
+
+    def set_body_reader(self) -> None:
+        self.version = min(self.version, (1, 1))  # HTTP/1.2 has an answer in ours (RFC 9110, 2.5)
+        super().set_body_reader()
+        for name, value in self.headers:
+            if name == "TRANSFER-ENCODING" and value.lower() != "chunked":
+                raise errors.UnsupportedTransferCoding(value)
+
+    def should_close(self) -> bool:
+        fields = ",".join(value for name, value in self.headers if name == "CONNECTION")
+        tokens = {token.strip(" \t") for token in fields.lower().split(",")}
+        is_kept = self.version > (1, 0) or "keep-alive" in tokens
+        return self.must_close or "close" in tokens or self.method == "CONNECT" or not is_kept
+
+
+class _Parser(RequestParser):  # type: ignore[misc]
+    mesg_class = _Request
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
     """What `gunicorn.conf.py` names as worker_class."""
+
+    _idle: ClassVar[set[socket.socket]] = set()  # the connections that wait for a request
+    _is_ending = False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: what is open then has the grace, less two seconds to say that it was cut.
@@ -33,8 +80,41 @@ class Worker(GeventWorker):  # type: ignore[misc]
         At the end of the grace gunicorn kills, and nothing is said.
         """
         super().handle_exit(sig, frame)
-        if app := getattr(self, "wsgi", None):  # not while the worker still starts
+        app = getattr(self, "wsgi", None)  # not while the worker still starts
+        if app and not self._is_ending:  # gunicorn repeats the signal
+            self._is_ending = True
             app.extensions["proxy"].watchdog.restart_in(self.cfg.graceful_timeout - 2)
+            gevent.spawn_later(_LAST_CALL, self._end_idle)
+
+    def _end_idle(self) -> None:
+        for client in self._idle:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RD)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection. In gunicorn's own, `keepalive` bounds the heads of requests, too."""
+        parser = _Parser(self.cfg, client, addr)
+        client.setblocking(True)
+        try:
+            while True:
+                request = self._next_request(parser, client)
+                self.handle_request(listener.getsockname(), request, client, addr)
+        except (StopIteration, OSError, gevent.Timeout):
+            pass  # the connection is over
+        except Exception as error:
+            self.handle_error(None, client, addr, error)
+        finally:
+            util.close(client)
+
+    def _next_request(self, parser: _Parser, client: socket.socket) -> Any:
+        self._idle.add(client)
+        try:
+            with gevent.Timeout(self.cfg.keepalive if parser.req_count else _PATIENCE):
+                parser.unreader.unread(parser.unreader.read())
+        finally:
+            self._idle.discard(client)
+        with gevent.Timeout(_PATIENCE):
+            return next(parser)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request has one answer: where its body breaks off, the connection ends with it.
@@ -48,7 +128,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             super().handle_request(listener_name, req, sock, addr)
         except StopIteration:  # gunicorn's word for closing the connection
             is_kept = False
-        with suppress(Exception), self.timeout_ctx():
+        with suppress(Exception), gevent.Timeout(_PATIENCE, False):
             while req.body.read(_PIECE):
                 pass
             if is_kept:
@@ -57,28 +137,29 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our form; the log has the exception's type, and none of the caller's text."""
+        status = 500
         failure: ProxyError = OperatorError.internal()
-        status, reason = 500, "Internal Server Error"
         if isinstance(exc, errors.ParseException):
-            failure = CallerError("invalid_http", "The request is not HTTP as it must be.")
-            status, reason = _STATUS.get(type(exc), (400, "Bad Request"))
+            status, message = _REFUSALS.get(type(exc), _NOT_HTTP)
+            failure = CallerError("invalid_http", message.format(self.cfg))
         failure.notes = {"raised": type(exc).__name__}
-        entry = Entry(
-            request_id := uuid.uuid4().hex, client=client_address(addr[0] if addr else "")
-        )
+        address = client_address(addr[0] if addr else "")
+        entry = Entry(request_id := uuid.uuid4().hex, client=address)
         entry.failed(failure)
-        body = strict_json.dumps(failure.to_json(request_id))
-        headers = {
-            "Connection": "close",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            "X-Request-Id": request_id,
-            **({"X-Should-Retry": "false"} if status >= 500 else {}),
-        }
-        lines = [f"HTTP/1.1 {status} {reason}", *map(": ".join, headers.items()), "", ""]
         entry.answered(status)
+        body = strict_json.dumps(failure.to_json(request_id))
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            "Connection: close",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"X-Request-Id: {request_id}",
+            *(["X-Should-Retry: false"] if status >= 500 else []),
+        ]
+        if getattr(getattr(exc, "request", None), "method", None) == "HEAD":
+            body = b""
         try:
-            client.sendall("\r\n".join(lines).encode("ascii") + body)
+            client.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + body)
             entry.bytes = len(body)
         except OSError:
             entry.client_gone()

@@ -5,15 +5,23 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import serving
 from flask.testing import FlaskClient
 from serving import ACCOUNT, KEY, MODEL, PROVIDER_KEY
+from werkzeug.exceptions import (
+    BadRequest,
+    InternalServerError,
+    RequestHeaderFieldsTooLarge,
+    UnsupportedMediaType,
+)
 from werkzeug.test import TestResponse
 
 from app import create_app
 from emulator import Emulator
+from proxy import __version__
 from proxy.errors import ClientGone
 from proxy.upstream import Upstream
 
@@ -228,7 +236,8 @@ def test_problems_and_warnings_are_logged_a_line_each(
 ) -> None:
     create_app({**env, "LOG_LEVEL": "loud", "CLOUDFLARE_ACCOUNT_ID": "", "WORKER_ACCESS_KEY": "k"})
     lines = [record.getMessage() for record in caplog.records]
-    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR", "ERROR", "WARNING"]
+    assert lines.pop(0) == f"llm-proxy {__version__} starts"
     assert sorted(line.partition(":")[0] for line in lines) == [
         "CLOUDFLARE_ACCOUNT_ID",
         "LOG_LEVEL",
@@ -967,6 +976,44 @@ def test_the_connection_to_the_provider_is_used_again_after(
         with post(client, said, stream=stream) as response:
             assert response.get_data()
     assert emulator.connections - before == 1
+
+
+@pytest.mark.parametrize("host", ["a..b", "a b", "", "user@host", "host:99999", "\xe9"])
+def test_a_host_that_is_none_is_the_callers_fault(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    response = client.get("/v1/models", headers={"Host": host}, buffered=True)
+    assert told(response) == (400, "invalid_request_error", "invalid_http")
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize(("key", "status"), [(BEARER, 200), ({}, 401)], ids=["a key", "no key"])
+def test_a_wish_for_a_websocket_is_ignored(
+    client: FlaskClient, key: dict[str, str], status: int
+) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    assert client.get("/v1/models", headers={**upgrade, **key}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [BadRequest("secret"), UnsupportedMediaType(), RequestHeaderFieldsTooLarge()],
+    ids=repr,
+)
+def test_what_werkzeug_calls_the_callers_fault_is_the_callers(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    monkeypatch.setattr(Upstream, "open", Mock(side_effect=raised))
+    response = post(client)
+    assert told(response) == (400, "invalid_request_error", "invalid_http")
+    assert "secret" not in response.text
+
+
+def test_what_werkzeug_calls_the_servers_fault_is_ours(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Upstream, "open", Mock(side_effect=InternalServerError()))
+    assert told(post(client)) == (500, "proxy_error", "internal_error")
 
 
 def test_a_caller_that_has_left_is_nobodys_failure(

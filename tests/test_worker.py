@@ -3,10 +3,16 @@
 import json
 import re
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from unittest.mock import Mock
 
+import gevent
+import gevent.socket
 import pytest
+from gunicorn.config import Config
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 from serving import DEADLINE, answers, read_to_end
@@ -32,7 +38,9 @@ REFUSALS = {
 
 def worker() -> Worker:
     """One that never ran."""
-    return Worker.__new__(Worker)
+    made = Worker.__new__(Worker)
+    made.cfg = Config()
+    return made
 
 
 @pytest.mark.parametrize(("raised", "status"), REFUSALS.values(), ids=REFUSALS)
@@ -88,9 +96,10 @@ def test_a_client_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFixture) 
 def test_sigterm_begins_the_drain() -> None:
     """Two seconds of the grace are kept for saying that an answer was cut."""
     ending = worker()
-    ending.cfg = Mock(graceful_timeout=25)
     ending.wsgi = Mock(extensions={"proxy": (proxy := Mock())})
-    ending.handle_exit(15, None)
+    ending.cfg.set("graceful_timeout", 25)
+    for _ in range(3):  # gunicorn repeats it
+        ending.handle_exit(15, None)
     assert not ending.alive
     proxy.watchdog.restart_in.assert_called_once_with(23)
 
@@ -99,6 +108,92 @@ def test_sigterm_while_the_worker_still_starts() -> None:
     ending = worker()
     ending.handle_exit(15, None)
     assert not ending.alive
+
+
+# --- a connection ---------------------------------------------------------------------------------
+
+POST = b"POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: 2\r\n%b\r\n{}"
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+    start_response("200 OK", [("Content-Length", "2")])
+    return [environ["wsgi.input"].read()]
+
+
+def serving_worker() -> Worker:
+    """One that runs a small application, in this process."""
+    made = worker()
+    made.wsgi, made.log, made.alive = application, Mock(), True
+    made.nr, made.max_requests = 0, 100
+    return made
+
+
+def received(serving: Worker, sent: bytes, *, fin: bool = False) -> bytes:
+    """What comes back on a connection until the worker closes it."""
+    ours, theirs = gevent.socket.socketpair()
+    listener = Mock(getsockname=lambda: ("127.0.0.1", 8000))
+    handling = gevent.spawn(serving.handle, listener, ours, ("127.0.0.1", 1))
+    theirs.sendall(sent)
+    if fin:
+        theirs.shutdown(socket.SHUT_WR)
+    handling.get(timeout=DEADLINE)
+    with theirs:
+        return read_to_end(theirs)
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (POST % b"Connection: close\r\n", [200]),
+        (POST % b"" + POST % b"Connection: a, Close\r\n", [200, 200]),
+        (POST % b"Connection: close\r\n" + POST % b"", [200]),
+        ((POST % b"").replace(b"1.1", b"1.0"), [200]),
+        (POST % b"no colon\r\n", [400]),
+        (POST % b"Transfer-Encoding: identity\r\n", [400]),
+        (
+            (POST % b"Transfer-Encoding: identity, chunked\r\n").replace(b"Content-Length", b"X"),
+            [501],
+        ),
+        (POST[:20], []),
+        (b"", []),
+    ],
+    ids=str,
+)
+def test_the_requests_of_a_connection(sent: bytes, statuses: list[int]) -> None:
+    found = answers(received(serving_worker(), sent, fin=True))
+    assert [answer.status for answer in found] == statuses
+
+
+def test_a_refused_head_has_no_body() -> None:
+    whole = received(serving_worker(), b"HEAD / HTTP/1.1\r\nno colon\r\n\r\n")
+    assert whole.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert whole.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("sent", [b"", POST % b"", POST[:20], POST % b"" + POST[:20]], ids=str)
+def test_a_request_that_does_not_come_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """Idle or half-sent, the first or a later one."""
+    monkeypatch.setattr("proxy.worker._PATIENCE", 0.1)
+    waiting = serving_worker()
+    waiting.cfg.set("keepalive", 1)
+    assert len(answers(received(waiting, sent))) == sent.count(b"{}")
+
+
+def test_idle_connections_end_soon_after_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.worker._LAST_CALL", 0.1)
+    ending = serving_worker()
+    gone, peer = socket.socketpair()
+    gone.close()
+    peer.close()
+    ending._idle.add(gone)  # its client left at this moment
+    ending.wsgi = Mock(extensions={"proxy": Mock()})
+    gevent.spawn_later(0.1, ending.handle_exit, 15, None)
+    began = time.monotonic()
+    assert received(ending, b"") == b""
+    assert time.monotonic() - began < 4  # and not after the 5 seconds of a head
+    ending._idle.discard(gone)
 
 
 class Body:
@@ -125,7 +220,6 @@ def handle(
 
     monkeypatch.setattr(GeventWorker, "handle_request", application)
     handling = worker()
-    handling.cfg = Mock(keepalive=5)
     handling.handle_request(None, Mock(body=body), None, None)
 
 

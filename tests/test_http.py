@@ -1,0 +1,270 @@
+"""What RFC 9110 and 9112 ask of a server beyond framing: raw bytes to gunicorn as shipped."""
+
+import json
+import time
+from contextlib import ExitStack, suppress
+
+import pytest
+import serving
+from conftest import Serve
+from crowd import SLACK
+from serving import DEADLINE, KEY, HTTPAnswer, Server, answers, read_to_end, read_until
+
+from emulator import Emulator
+
+BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+AUTHORIZATION = f"Authorization: Bearer {KEY}"
+
+
+def head(*fields: str, line: str = "POST / HTTP/1.1", host: str | None = "Host: proxy") -> bytes:
+    """A request head with a good key."""
+    lines = [line, *([host] if host is not None else []), AUTHORIZATION, *fields]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def post(*fields: str, line: str = "POST / HTTP/1.1", host: str | None = "Host: proxy") -> bytes:
+    """A good request, but for what is given."""
+    return head(*fields, f"Content-Length: {len(BODY)}", line=line, host=host) + BODY
+
+
+def received(proxy: Server, sent: bytes) -> bytes:
+    """All that comes until the proxy closes; this side does not."""
+    with proxy.connect() as connection:
+        connection.sendall(sent)
+        return read_to_end(connection)
+
+
+def answer_to(proxy: Server, sent: bytes, method: str = "POST") -> HTTPAnswer:
+    (answer,) = answers(received(proxy, sent), method)
+    return answer
+
+
+def code(answer: HTTPAnswer) -> str:
+    return str(json.loads(answer.body)["error"]["code"])
+
+
+# --- Host -----------------------------------------------------------------------------------------
+
+GOOD_HOSTS = [
+    *("localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]", "[::1]:8000"),
+    *("llm_proxy", "llm-proxy.example.org", "llm-proxy.example.org.", "xn--bcher-kva.example:443"),
+    *("a.b:65535", "a.b:", "x" * 63 + ".example"),
+]
+BAD_HOSTS = [
+    *("", " ", "a..b", ".", "..", ".a", "a b", "a,b", "user@host", "user:pw@host", "host/path"),
+    *("host?q", "host#f", "http://host", "\xe9", "b\xfccher.example", "[", "[::1", "::1", "[x]"),
+    *("host:x", "host:-1", "host:99999", "host:1:2", "host:8000,other", "x" * 64, '"host"', "%00"),
+]
+
+
+@pytest.mark.parametrize("host", GOOD_HOSTS)
+def test_a_host_is_a_name_or_an_address(proxy: Server, host: str) -> None:
+    assert answer_to(proxy, post("Connection: close", host=f"Host: {host}")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/nothing"])
+@pytest.mark.parametrize("host", BAD_HOSTS, ids=[f"{host!a}" for host in BAD_HOSTS])
+def test_any_other_host_is_the_callers_fault(proxy: Server, host: str, path: str) -> None:
+    """Not a failure of this proxy, which would be logged with a traceback."""
+    before = len(proxy.log)
+    sent = post("Connection: close", line=f"POST {path} HTTP/1.1", host=f"Host: {host}")
+    answer = answer_to(proxy, sent)
+    assert (answer.status, code(answer)) == (400, "invalid_http")
+    assert "Host" in json.loads(answer.body)["error"]["message"]
+    logged = proxy.log[before:]
+    assert '"level":"error"' not in logged
+    assert "Traceback" not in logged
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "status"),
+    [
+        ("POST / HTTP/1.1", None, 400),
+        ("POST / HTTP/1.1", "Host: a\r\nHost: a", 400),
+        ("POST / HTTP/1.1", "Host: a\r\nhost: b", 400),
+        ("POST / HTTP/1.0", None, 200),
+        ("POST / HTTP/1.0", "Host: a..b", 400),
+    ],
+)
+def test_http_1_1_has_one_host(proxy: Server, line: str, host: str | None, status: int) -> None:
+    assert answer_to(proxy, post("Connection: close", line=line, host=host)).status == status
+
+
+# --- Upgrade --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c", "TLS/1.0", "foo, websocket"])
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/nothing", "/readyz"])
+def test_upgrade_is_ignored(proxy: Server, upgrade: str, path: str) -> None:
+    """On every path, with a key or without."""
+    fields = ["Connection: upgrade, close", f"Upgrade: {upgrade}", "Sec-WebSocket-Version: 13"]
+    method = "POST" if path == "/" else "GET"
+    before = len(proxy.log)
+    for key, statuses in [
+        (AUTHORIZATION, {"/nothing": 404}),
+        ("X-No-Key: 1", {"/": 401, "/v1/models": 401, "/nothing": 404}),
+    ]:
+        sent = post(*fields, line=f"{method} {path} HTTP/1.1")
+        answer = answer_to(proxy, sent.replace(AUTHORIZATION.encode(), key.encode()))
+        assert answer.status == statuses.get(path, 200)
+    assert '"level":"error"' not in proxy.log[before:]
+
+
+# --- versions, connections, codings ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "connection", "is_kept"),
+    [
+        ("HTTP/1.1", None, True),
+        ("HTTP/1.1", "keep-alive", True),
+        ("HTTP/1.1", "closed, not-close", True),
+        ("HTTP/1.1", "close", False),
+        ("HTTP/1.1", "Close", False),
+        ("HTTP/1.1", "a, close", False),
+        ("HTTP/1.1", "keep-alive,CLOSE ,x", False),
+        ("HTTP/1.1", "a\r\nConnection: close", False),
+        ("HTTP/1.2", None, True),
+        ("HTTP/1.9", "close", False),
+        ("HTTP/1.0", None, False),
+        ("HTTP/1.0", "keep-alive", True),
+        ("HTTP/1.0", "x, Keep-Alive", True),
+        ("HTTP/1.0", "keep-alive, close", False),
+    ],
+)
+def test_which_connection_is_kept(
+    proxy: Server, line: str, connection: str | None, is_kept: bool
+) -> None:
+    """By the first request; a second one is answered only where it is."""
+    fields = [f"Connection: {connection}"] if connection else []
+    first = post(*fields, line=f"POST / {line}")
+    found = answers(received(proxy, first + post("Connection: close")))
+    assert [answer.status for answer in found] == [200] * (1 + is_kept)
+    assert found[0].headers["Connection"] == ("keep-alive" if is_kept else "close")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.9"])
+@pytest.mark.parametrize("fields", [[], ["no colon"]], ids=["answered", "refused"])
+def test_a_later_http_1_is_answered_as_1_1(proxy: Server, version: str, fields: list[str]) -> None:
+    sent = post("Connection: close", *fields, line=f"POST / HTTP/{version}")
+    assert received(proxy, sent).startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ("HEAD / HTTP/1.1", ["no colon"]),
+        ("HEAD / HTTP/1.1", ["Transfer-Encoding: gzip, chunked"]),
+        ("HEAD / HTTP/1.1", ["X: " + "x" * 9000]),
+        ("HEAD / HTTP/9.9", []),
+        ("\r\nHEAD / HTTP/1.1", ["Expect: nothing"]),
+        ("HEAD / HTTP/1.1", []),  # 405
+        ("HEAD /nothing HTTP/1.1", []),
+    ],
+)
+def test_no_refusal_of_head_has_a_body(proxy: Server, line: str, fields: list[str]) -> None:
+    """A client would take it for the start of the next answer."""
+    whole = received(proxy, head("Connection: close", *fields, line=line))
+    assert whole.startswith(b"HTTP/1.1 4") or whole.startswith(b"HTTP/1.1 501")
+    assert whole.endswith(b"\r\n\r\n")
+    assert whole.count(b"\r\n\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("codings", "status"),
+    [
+        (["chunked"], 200),
+        (["Chunked"], 200),
+        (["identity, chunked"], 501),
+        (["gzip, chunked"], 501),
+        (["gzip,CHUNKED"], 501),
+        (["identity", "chunked"], 501),
+        (["xchunked"], 501),
+        (["chunked, chunked"], 400),
+        (["chunked, gzip"], 400),
+        (["gzip"], 400),
+        (["identity"], 400),
+    ],
+    ids=str,
+)
+def test_the_only_transfer_coding_is_chunked(
+    proxy: Server, codings: list[str], status: int
+) -> None:
+    """RFC 9112, 6.1 and 6.3; the body of any other could not be read."""
+    fields = [f"Transfer-Encoding: {coding}" for coding in codings]
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    found = answers(received(proxy, head(*fields, "Connection: close") + body + post()))
+    assert [answer.status for answer in found] == [status]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "says"),
+    [
+        (head(line=f"GET /{'x' * 5000} HTTP/1.1"), 414, "4094 bytes"),
+        (head("X: " + "x" * 9000), 431, "8190 bytes"),
+        (head(*[f"X-{number}: x" for number in range(120)]), 431, "more than 100"),
+        (head("Transfer-Encoding: rot13, chunked"), 501, "chunked"),
+        (head("Expect: the-unexpected"), 417, "100-continue"),
+        (head("no colon"), 400, "not valid HTTP"),
+    ],
+    ids=["line", "field", "fields", "coding", "expectation", "colon"],
+)
+def test_a_refusal_says_what_was_wrong(proxy: Server, sent: bytes, status: int, says: str) -> None:
+    answer = answer_to(proxy, sent)
+    assert (answer.status, code(answer)) == (status, "invalid_http")
+    assert says in json.loads(answer.body)["error"]["message"]
+
+
+# --- how long a connection may wait ---------------------------------------------------------------
+
+
+def test_an_idle_connection_outlives_the_deadline_of_a_head(
+    serve: Serve, emulator: Emulator
+) -> None:
+    """Kept connections wait for `keepalive`; a request that has begun has 5 seconds."""
+    settings = serving.settings(emulator.url, GUNICORN_CMD_ARGS="--keep-alive 9")
+    kept = post()
+    with serve(settings) as server, ExitStack() as stack:
+        idle, half, new = (stack.enter_context(server.connect()) for _ in range(3))
+        for connection in (idle, half):
+            connection.sendall(kept)
+            read_until(connection, b'"usage":')
+        half.sendall(kept[:40])
+        new.sendall(kept[:40])
+        started = time.monotonic()
+        for connection in (half, new):
+            read_to_end(connection)
+            assert 4 < time.monotonic() - started < 8
+        idle.sendall(post("Connection: close"))
+        assert b"HTTP/1.1 200 OK" in read_to_end(idle)
+
+
+def test_a_head_that_drips_has_no_more_time(serve: Serve, emulator: Emulator) -> None:
+    with serve(serving.settings(emulator.url)) as server, server.connect() as connection:
+        connection.settimeout(0.2)
+        started = time.monotonic()
+        with suppress(ConnectionError):
+            while True:
+                connection.sendall(b"X")
+                with suppress(TimeoutError):
+                    if not connection.recv(1):
+                        break
+        assert 4 < time.monotonic() - started < 5 + SLACK
+
+
+def test_a_connection_that_nobody_uses_does_not_delay_the_end(
+    serve: Serve, emulator: Emulator
+) -> None:
+    """Two seconds after SIGTERM it is closed; a request that came before is answered."""
+    with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:
+        idle, used = (stack.enter_context(server.connect()) for _ in range(2))
+        for connection in (idle, used):
+            connection.sendall(post())
+            read_until(connection, b'"usage":')
+        server.process.terminate()
+        used.sendall(post())
+        assert read_to_end(used).startswith(b"HTTP/1.1 200 OK\r\n")
+        started = time.monotonic()
+        assert read_to_end(idle) == b""
+        server.process.wait(DEADLINE)
+        assert time.monotonic() - started < 5 + SLACK / 2

@@ -1,0 +1,125 @@
+"""The start: what the log says first, and how the proxy notices that it is started wrongly."""
+
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import serving
+from serving import DEADLINE, ROOT, Server, wait_until
+
+from app import create_app
+from emulator import Emulator
+from proxy import __version__
+
+WRONG_START = "gunicorn runs without this proxy's worker"
+
+
+def errors_of(server: Server) -> list[str]:
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    return [line["message"] for line in lines if line["level"] == "error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_ours"),
+    [
+        (["--chdir", "{folder}"], False),
+        (["--chdir", "{folder}", "-c", "{other}"], False),
+        (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py", "-k", "sync"], False),
+        (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py", "-k", "gevent"], False),
+        (["--chdir", "{folder}", "--preload"], False),
+        (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py"], True),
+        (["-c", "{folder}/gunicorn.conf.py"], True),
+        (["-c", "{folder}/gunicorn.conf.py", "--preload"], True),
+    ],
+    ids=str,
+)
+def test_gunicorn_without_our_worker_is_an_error_in_the_log(
+    emulator: Emulator, tmp_path: Path, options: list[str], is_ours: bool
+) -> None:
+    """From another folder, where gunicorn does not find its file. What the log says works."""
+    (tmp_path / "other.py").write_text("timeout = 99\n")
+    options = [part.format(folder=ROOT, other=tmp_path / "other.py") for part in options]
+    started = serve_in(tmp_path, emulator, ["gunicorn", *options, "app:app"])
+    if is_ours:
+        assert started == []
+        return
+    (line,) = started
+    assert line.startswith(WRONG_START)
+    command = shlex.split(line.partition("Start it with: ")[2])
+    assert serve_in(tmp_path, emulator, command) == []
+
+
+def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
+    """The errors in the log of the server that the command starts."""
+    assert command[0] == "gunicorn"
+    port = serving.free_port()
+    command = [sys.executable, "-m", *command, "--bind", f"127.0.0.1:{port}"]
+    env = serving.settings(emulator.url, WEB_CONCURRENCY="1")
+    with serving.started(command, port, env, folder / "log", folder) as server:
+        return errors_of(server)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "count"),
+    [
+        ({}, 0),  # `flask run`, a test
+        ({"proxy.worker"}, 0),
+        ({"gunicorn.arbiter", "proxy.worker"}, 0),
+        ({"gunicorn.arbiter"}, 1),
+    ],
+    ids=str,
+)
+def test_there_is_no_false_alarm(
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    loaded: set[str],
+    count: int,
+) -> None:
+    for name in ("gunicorn.arbiter", "proxy.worker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        if name in loaded:
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    create_app(env)
+    assert len([line for line in caplog.messages if WRONG_START in line]) == count
+
+
+def test_a_stream_that_gunicorn_tears_is_cut_in_the_log(emulator: Emulator, tmp_path: Path) -> None:
+    """The sync worker is ended by its master in the middle of an answer that takes long."""
+    port = serving.free_port()
+    command = [sys.executable, "-m", "gunicorn", "-k", "sync", "-t", "2", "app:app"]
+    env = serving.settings(emulator.url, WEB_CONCURRENCY="1", PORT=str(port))
+    body = json.dumps(
+        {"messages": [{"role": "user", "content": "[[endless,gap=0.1]]"}], "stream": True}
+    )
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {serving.KEY}\r\n"
+    with serving.started(command, port, env, tmp_path / "log") as server:
+        with server.connect() as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            assert b"[DONE]" not in serving.read_to_end(connection)
+        wait_until(lambda: '"path":"/","key":"master"' in server.log)
+        endings = re.findall('"stream":true.*"ended":"([a-z_]+)"', server.log)
+    assert endings == ["cut"]
+
+
+def test_the_first_line_names_the_version(emulator: Emulator, tmp_path: Path) -> None:
+    with serving.gunicorn(serving.settings(emulator.url), tmp_path / "log") as server:
+        first = next(line for line in server.log.splitlines() if line.startswith("{"))
+    assert json.loads(first)["message"] == f"llm-proxy {__version__} starts"
+
+
+def test_app_py_says_how_it_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
+    assert "gunicorn app:app" in str(exit.value.code)
+    run = subprocess.run(
+        [sys.executable, "app.py"], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.count("\n") == 1
