@@ -19,7 +19,7 @@ from proxy.watchdog import Watchdog
 def create_app(env: Mapping[str, str] | None = None) -> Flask:
     """The proxy, on the settings given; None: on the environment's and those of `.env`.
 
-    Settings that make no sense are logged, a line each, and answered with 500 until mended.
+    Problems of the settings are logged, a line each, and answered with 500 until they are fixed.
     """
     config = Settings(*(environment.read() if env is None else (env, ())))
     request_log.start(config.log_level)
