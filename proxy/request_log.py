@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProxyError
+from proxy.log_handler import NonBlockingHandler
 from proxy.strict_json import JSON
 from proxy.usage import OfAnswer
 
@@ -146,9 +147,12 @@ class _Lines(logging.Formatter):
 
 
 def start(level: str, stream: TextIO | None = None) -> None:
-    """Log to stdout, in the form that suits it."""
+    """Log to stdout: for people on a terminal, otherwise as JSON."""
     stream = stream or sys.stdout
-    handler = logging.StreamHandler(stream)
+    try:
+        handler: logging.Handler = NonBlockingHandler(stream)
+    except OSError:  # no file, as in a notebook
+        handler = logging.StreamHandler(stream)
     readable = logging.Formatter("%(asctime)s  %(levelname)-7s  %(message)s", "%H:%M:%S")
     handler.setFormatter(readable if stream.isatty() else _Lines())
     logger.handlers = [handler]

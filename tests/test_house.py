@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.environment", "proxy.keys"},
-    {"proxy.usage", "proxy.watchdog"},
+    {"proxy.log_handler", "proxy.usage", "proxy.watchdog"},
     {"proxy.chat_request", "proxy.request_log"},
     {"proxy.chat_answer"},
     {"proxy.providers"},
@@ -48,10 +48,10 @@ KEEPERS = {
     "werkzeug": {"proxy.incoming", "proxy.routes"},
     "limits": {"proxy.rate_limit"},
     "gunicorn": {"proxy.worker"},
-    "gevent": {"proxy.watchdog", "proxy.worker"},
+    "gevent": {"proxy.log_handler", "proxy.watchdog", "proxy.worker"},
     "dotenv": {"proxy.environment"},
     "os": {"proxy.environment"},
-    "logging": {"proxy.request_log"},
+    "logging": {"proxy.log_handler", "proxy.request_log"},
     "argparse": {"proxy.__main__"},
     "time": {
         "proxy.chat",

@@ -1,0 +1,198 @@
+"""A log that nobody reads: lines are dropped and counted, and the proxy goes on serving."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pytest
+import serving
+from serving import DEADLINE, HOST, answers_http, free_port, read_to_end, wait_until
+
+from proxy.log_handler import NonBlockingHandler
+
+LINE = "x" * 99  # and its line break: a hundred bytes
+
+
+class Log:
+    """A handler that writes into a pipe or a socket, and what its reader gets."""
+
+    def __init__(self, writer: IO[str], reader: int) -> None:
+        self.handler = NonBlockingHandler(writer)
+        self.reader = reader
+        os.set_blocking(reader, False)
+
+    def write(self, text: str = LINE, times: int = 1) -> None:
+        for _ in range(times):
+            self.handler.emit(logging.LogRecord("proxy", logging.INFO, "", 0, text, None, None))
+
+    def fill(self) -> int:
+        """Lines until there is no more room."""
+        lines = 0
+        while not self.handler._dropped:
+            self.write()
+            lines += 1
+        return lines
+
+    def read(self, most: int = 1 << 20) -> str:
+        try:
+            return os.read(self.reader, most).decode()
+        except BlockingIOError:
+            return ""
+
+
+@pytest.fixture(params=["pipe", "socket", "non-blocking pipe"])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    """journald gives a socket; Docker, a shell and most supervisors a pipe."""
+    if request.param == "socket":
+        ours, theirs = socket.socketpair()
+        with ours, theirs, ours.makefile("w") as writer:
+            yield Log(writer, theirs.fileno())
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, request.param == "pipe")
+    with open(reading, "rb", buffering=0), open(writing, "w") as writer:
+        yield Log(writer, reading)
+
+
+def test_a_line_is_there_at_once(log: Log) -> None:
+    log.write("one")
+    assert log.read() == "one\n"
+    log.write("two")
+    log.write("three \ud800")
+    assert log.read() == "two\nthree \\ud800\n"
+
+
+def test_what_finds_no_room_is_dropped_and_counted(log: Log) -> None:
+    written = log.fill() - 1
+    log.write(times=1000)
+    received = ""
+    while piece := log.read():
+        received += piece
+    assert received == f"{LINE}\n" * written
+    log.write("after")
+    note = "1001 log lines were dropped, because nothing read the log."
+    assert log.read() == f"{note}\nafter\n"
+    log.write("later")
+    assert log.read() == "later\n"
+
+
+def test_the_count_is_written_at_exit(log: Log) -> None:
+    log.fill()
+    log.handler.flush()  # no room even now
+    while log.read():
+        pass
+    log.handler.flush()
+    assert log.read() == "1 log lines were dropped, because nothing read the log.\n"
+    log.handler.flush()
+    assert log.read() == ""
+
+
+def test_a_long_line_is_finished_before_the_next(log: Log) -> None:
+    """A traceback may be longer than the room that is left."""
+    long = "y" * 1_000_000
+    log.write(long)
+    log.write("dropped")
+    received = ""
+    while len(received) <= len(long):
+        received += log.read()
+        log.handler.flush()
+    assert received.startswith(f"{long}\n")
+    log.write("after")
+    received += log.read()
+    rest = received.removeprefix(f"{long}\n")
+    assert rest == "1 log lines were dropped, because nothing read the log.\nafter\n"
+
+
+def test_a_reader_that_is_gone_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w") as writer:
+        log = Log(writer, reading)
+        os.close(reading)
+        log.write(times=3)
+        assert log.handler._dropped == 3
+    assert capfd.readouterr().err == ""
+
+
+# --- of the proxy as shipped ------------------------------------------------------------------
+
+
+@contextmanager
+def unread(env: dict[str, str], *command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server whose stdout is a pipe that nobody reads, and its port."""
+    port = free_port()
+    env = {**serving.system_environment(), **env, "WEB_CONCURRENCY": "1", "PORT": str(port)}
+    full = [sys.executable, *(part.format(port=port) for part in command)]
+    with subprocess.Popen(
+        full, cwd=serving.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or answers_http(port))
+            yield process, port
+        finally:
+            process.kill()
+
+
+def ask(port: int, line: str) -> bytes:
+    with socket.create_connection((HOST, port), timeout=DEADLINE) as connection:
+        connection.sendall(f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return read_to_end(connection)
+
+
+def refuse(port: int, times: int) -> None:
+    """Requests without a key, one after the other."""
+    for _ in range(times):
+        assert b" 401 " in ask(port, "POST /")
+
+
+def lines(output: IO[bytes]) -> Iterator[dict[str, Any]]:
+    for line in output:
+        if line.startswith(b"{"):
+            yield json.loads(line)
+
+
+def test_a_log_that_nobody_reads_does_not_stop_serving(env: dict[str, str]) -> None:
+    with unread(env, "-m", "gunicorn", "app:app") as (process, port):
+        assert process.stdout
+        refuse(port, 1000)
+        started = time.monotonic()
+        assert b"200 OK" in ask(port, "GET /healthz")
+        assert time.monotonic() - started < DEADLINE / 3
+        found = []
+        for line in lines(process.stdout):
+            found.append(line)
+            if len(found) == 50:  # there is room again
+                refuse(port, 1)
+            if "dropped" in line.get("message", ""):
+                break
+        dropped = int(found[-1]["message"].split()[0])
+        assert found[-1]["level"] == "warning"
+        refused = [line for line in found if line.get("code") == "invalid_api_key"]
+        assert len(refused) + dropped == 1000
+        assert dropped > 500
+        assert next(lines(process.stdout))["code"] == "invalid_api_key"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("-m", "gunicorn", "app:app"), ("-m", "flask", "run", "--port", "{port}")],
+    ids=["gunicorn", "flask run"],
+)
+def test_the_last_line_is_there_after_the_exit(
+    env: dict[str, str], command: tuple[str, ...]
+) -> None:
+    with unread(env, *command) as (process, port):
+        assert process.stdout
+        refuse(port, 3)
+        process.send_signal(signal.SIGINT)
+        found = [line for line in lines(process.stdout) if line.get("code") == "invalid_api_key"]
+        assert len(found) == 3
