@@ -228,7 +228,13 @@ def lines_of(
     environ["PATH_INFO"] = path
     client = create_app(env).test_client()
     client.open(method=method, environ_overrides=environ, buffered=True)
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return request_lines(capsys)
+
+
+def request_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The lines of requests, without those of the start."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line for line in lines if "request_id" in line]
 
 
 CLEAN = {
@@ -320,7 +326,7 @@ def test_a_server_that_ends_the_request_cuts_it(
         monkeypatch.setattr(Upstream, "open", shut_down_at_once)
     with pytest.raises(kind), ask_for_a_stream(env) as response:
         assert response.data
-    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (line,) = request_lines(capsys)
     assert (line["ended"], line["status"], line["key"]) == ("cut", status, "master")
 
 
@@ -338,7 +344,7 @@ def test_a_server_that_stops_sending_says_why(
     with pytest.raises(kind), ask_for_a_stream(env) as response:
         assert next(response.iter_encoded())
         raise kind
-    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (line,) = request_lines(capsys)
     assert (line["ended"], line["status"]) == (ended, 200)
 
 
