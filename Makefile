@@ -23,7 +23,7 @@ servers:
 
 # The clients that people use, each with its own packages.
 test-clients: .venv/test.done .venv-clients/done tests/clients/node_modules/done
-	$(PYTHON_IN_VENV) -m pytest tests/clients/check_clients.py
+	$(PYTHON_IN_VENV) -m pytest tests/clients/check_*.py
 
 # Half an hour at half capacity with 5 % faults: nothing may grow. SOAK_MINUTES=5 for less.
 soak: .venv/run.done
