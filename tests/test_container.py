@@ -1,0 +1,187 @@
+"""The Dockerfile, without Docker: what it copies is enough to run, read-only and as nobody."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from fnmatch import fnmatch
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import serving
+from serving import KEY, ROOT
+
+LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+INSTRUCTIONS = [line.split(maxsplit=1) for line in LINES if line and not line.startswith("#")]
+PATTERNS = [
+    line
+    for line in (ROOT / ".dockerignore").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def arguments(name: str) -> list[str]:
+    """What follows that instruction, in all stages."""
+    return [rest for instruction, rest in INSTRUCTIONS if instruction == name]
+
+
+def copies() -> list[list[str]]:
+    """The sources and the destination of each COPY from the project's folder to the image."""
+    *_, last_stage = (n for n, (instruction, _) in enumerate(INSTRUCTIONS) if instruction == "FROM")
+    copied = [rest for name, rest in INSTRUCTIONS[last_stage:] if name == "COPY"]
+    return [shlex.split(rest) for rest in copied if not rest.startswith("--from")]
+
+
+def is_ignored(path: Path) -> bool:
+    """Whether .dockerignore keeps it out: the last pattern that fits it, or a parent, decides."""
+    ignored = False
+    for pattern in PATTERNS:
+        wanted = pattern.removeprefix("!")
+        for part in (path, *path.parents[:-1]):
+            name = part.name if wanted.startswith("**/") else str(part)
+            if fnmatch(name, wanted.removeprefix("**/")):
+                ignored = not pattern.startswith("!")
+    return ignored
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def test_it_has_two_stages_of_one_python_and_the_locked_packages() -> None:
+    assert arguments("FROM") == ["python:3.13-slim AS build", "python:3.13-slim"]
+    assert any("--no-deps --require-hashes -r requirements.txt" in run for run in arguments("RUN"))
+    assert not LINES[0].startswith("# syntax")  # which would be fetched from the network
+
+
+def test_it_runs_the_same_command_and_not_as_root() -> None:
+    assert json.loads(arguments("CMD")[0]) == shlex.split("gunicorn app:app")
+    assert all(int(number) > 0 for number in arguments("USER")[-1].split(":"))
+    assert arguments("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_docker_is_told_to_wait_longer_than_open_answers_may_take() -> None:
+    for name in ("Dockerfile", "README.md", "docs/deploy.md"):
+        for command in (ROOT / name).read_text().splitlines():
+            if "docker run" in command and command.endswith("llm-proxy"):
+                assert "--stop-timeout 30" in command, name
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        pytest.param("app.py", False, id="app"),
+        pytest.param("proxy/providers/workers_ai.py", False, id="module"),
+        pytest.param("requirements.txt", False, id="lock"),
+        pytest.param(".env", True, id="settings"),
+        pytest.param(".env.production", True, id="other settings"),
+        pytest.param("proxy/.env", True, id="settings elsewhere"),
+        pytest.param("proxy/__pycache__/chat.pyc", True, id="bytecode"),
+        pytest.param(".git/config", True, id="repository"),
+        pytest.param(".venv/bin/python", True, id="environment"),
+        pytest.param("tests/test_container.py", True, id="tests"),
+    ],
+)
+def test_what_docker_is_given(path: str, ignored: bool) -> None:
+    assert is_ignored(Path(path)) == ignored
+
+
+# --- what it does ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Path]:
+    """A folder that anybody may read and nobody may write, with what the Dockerfile copies."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    context, image = folder / "context", folder / "image"
+    shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".*", "node_modules"))
+    for name in (".env", "proxy/.env"):
+        (context / name).write_text("GRACEFUL_TIMEOUT=wrong\n")
+    found = [path.relative_to(context) for path in context.rglob("*") if path.is_file()]
+    for *sources, destination in copies():
+        for source in sources:
+            assert (context / source).exists()
+            for path in found:
+                if path.is_relative_to(source) and not is_ignored(path):
+                    inside = path.relative_to(source) if (context / source).is_dir() else path
+                    (image / destination / inside).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(context / path, image / destination / inside)
+    for path in (*image.rglob("*"), image):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    folder.chmod(0o755)
+    yield image
+    for path in image.rglob("*"):
+        path.chmod(0o755)
+    image.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def as_nobody() -> list[str]:
+    """What to put before a command that root runs, so that it runs as a user who owns nothing."""
+    if os.geteuid():
+        return []
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    # Python may lie in root's home: where the machine allows, nobody may read everything.
+    readers = [*nobody, "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+    for prefix in (readers, nobody):
+        with suppress(OSError):
+            if not subprocess.run([*prefix, sys.executable, "-c", "import flask"]).returncode:
+                return prefix
+    pytest.skip("no other user can run this Python")
+
+
+def environment(port: int) -> dict[str, str]:
+    """The Dockerfile's, with this Python's commands and that port, and the settings needed."""
+    said = dict(pair.split("=", 1) for rest in arguments("ENV") for pair in rest.split())
+    assert said["PATH"] == "/venv/bin:$PATH"
+    assert said["PORT"] == "8000" == arguments("EXPOSE")[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    nothing = f"http://{serving.HOST}:{serving.free_port()}"
+    settings = serving.settings(nothing, "openai", WEB_CONCURRENCY="1")
+    return {**settings, **said, "PATH": path, "PORT": str(port)}
+
+
+def test_only_code_is_copied(image: Path) -> None:
+    names = {path.name for path in image.rglob("*") if path.is_file()}
+    assert {"app.py", "gunicorn.conf.py", "chat.py", "workers_ai.py"} < names
+    assert {name for name in names if not name.endswith(".py")} == set()
+
+
+def test_it_serves_is_healthy_and_ends(
+    image: Path, as_nobody: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = serving.free_port()
+    env = environment(port)
+    command = [*as_nobody, *json.loads(arguments("CMD")[0])]
+    healthcheck = json.loads(arguments("HEALTHCHECK")[0].partition("CMD")[2])
+    monkeypatch.setenv("PATH", env["PATH"])  # where Popen looks for the command
+
+    def health() -> int:
+        proxied = {**env, "http_proxy": f"http://{serving.HOST}:1"}  # Docker may set it
+        return subprocess.run(healthcheck, env=proxied, stderr=subprocess.DEVNULL).returncode
+
+    assert health() == 1
+    with serving.started(command, port, env, tmp_path / "log", image) as server:
+        assert health() == 0
+        if as_nobody:
+            assert Path(f"/proc/{server.process.pid}").stat().st_uid == 65534
+        connection = HTTPConnection("127.0.0.2", port, timeout=serving.DEADLINE)  # all addresses
+        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}]})
+        connection.request("POST", "/", body, {"Authorization": f"Bearer {KEY}"})
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)["error"]["code"]) == (502, "provider_unreachable")
+        connection.close()
+    assert server.process.returncode == 0, server.log
+    assert not list(image.rglob("__pycache__"))
+
+
+def test_its_other_commands_run_too(image: Path, as_nobody: list[str]) -> None:
+    command = [*as_nobody, sys.executable, "-m", "proxy", "check"]
+    ran = subprocess.run(command, cwd=image, env=environment(8000), capture_output=True)
+    assert ran.returncode == 0, ran.stderr
