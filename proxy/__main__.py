@@ -1,17 +1,29 @@
-"""`python -m proxy`: what the operator does besides serving."""
+"""`python -m proxy`: the operator's commands."""
 
 import argparse
 import re
 import secrets
 import sys
 
-from proxy import check, environment, keys, report
+from proxy import __version__, check, environment, keys, report
 from proxy.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, or 1 where `check` found a problem."""
+    """The exit status: 0, 1 if `check` found a problem, or what a shell gives for a signal."""
     options = _parser().parse_args(arguments)
+    try:
+        status = _run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # as with `| head`
+        sys.stdout = None  # Python would flush it again, with a traceback
+        return 141
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.command == "check":
         return check.run(Settings(*environment.read()), live=options.live)
     if options.command == "keygen":
@@ -25,9 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proxy", description="Operate the proxy.")
+    parser.add_argument("--version", action="version", version=f"llm-proxy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="say what is wrong with the settings")
-    checking.add_argument("--live", action="store_true", help="ask the provider one token, too")
+    checking.add_argument("--live", action="store_true", help="also ask the provider for one token")
     making = commands.add_parser("keygen", help="make a key of tier 1")
     making.add_argument("name", type=_name, metavar="NAME", help="whose it is")
     summing = commands.add_parser("usage", help="sum up the log on stdin by day, key and model")

@@ -13,7 +13,7 @@ from proxy.settings import Settings
 from proxy.upstream import Upstream
 from proxy.watchdog import Call
 
-# What to look at, by the code of the provider's refusal; else it is the provider itself.
+# What to check, by the code of the provider's error; otherwise it is the provider itself.
 _AT_FAULT = {
     "provider_auth_failed": "the token",
     "provider_not_found": "the account, or the base URL",
@@ -21,53 +21,65 @@ _AT_FAULT = {
     "provider_quota_exhausted": "the plan, whose allowance is used up,",
     "provider_unreachable": "the network, or the base URL",
     "provider_timeout": "the network, or a slow provider",
+    "provider_rejected_input": "the model, the token or the base URL",
 }
+_LIMITS = (None, "max_tokens", "max_completion_tokens")  # None: the provider did not say which
 
 
-def run(config: Settings, *, live: bool) -> int:
-    """Print a line for each fact, warning and problem. The exit status: 1 where there is one."""
-    for name, fingerprint in config.keys.fingerprints.items():
+def run(settings: Settings, *, live: bool) -> int:
+    """Print a line for each fact, warning and problem. The exit status is 1 after a problem."""
+    for name, fingerprint in settings.keys.fingerprints.items():
         print(f"ok: tier 1: the key of {name} has the fingerprint {fingerprint}")
-    provider = config.provider
+    provider = settings.provider
     if provider:
         key = f"key {keys.fingerprint(provider.key)}" if provider.key else "no key"
         print(f"ok: tier 2: {provider.name}, {key}, models {', '.join(provider.models)}")
-    for warning in config.warnings:
+    for warning in settings.warnings:
         print(f"warning: {warning}")
-    for problem in config.problems:
+    for problem in settings.problems:
         print(f"problem: {problem}")
-    if config.problems:
+    if settings.problems:
         if live:
-            print("problem: live: not asked before the settings are mended")
+            print("problem: live: the provider was not asked; fix the settings first")
         return 1
     if not live:
         return 0
-    assert provider  # else there were problems
-    trouble = _ask(provider, config)
+    assert provider  # otherwise there are problems
+    trouble = _ask(provider, settings)
     print(f"problem: live: {trouble}" if trouble else "ok: live: the provider answered")
     return 1 if trouble else 0
 
 
-def _ask(provider: Provider, config: Settings) -> str:
-    """One question, for one token, to the default model; what is at fault, or nothing."""
-    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+def _ask(provider: Provider, settings: Settings) -> str:
+    """What is wrong, or nothing: the default model is asked for one token."""
+    error = _error(provider, settings, max_tokens=1)
+    if isinstance(error, CallerError) and (
+        error.code == "context_length_exceeded" or error.param in _LIMITS
+    ):
+        error = _error(provider, settings)  # some models refuse so low a limit
+    if error is None:
+        return ""
+    at_fault = _AT_FAULT.get(error.code, "the provider")
+    notes = error.notes | ({"param": error.param} if error.param else {})
+    facts = "; ".join([error.code, *(f"{name}: {note}" for name, note in notes.items())])
+    return f"{at_fault} is at fault ({facts})"
+
+
+def _error(provider: Provider, settings: Settings, **fields: int) -> ProxyError | None:
+    """Send one short question. The error, or None if it was answered."""
     chat = ChatRequest.from_json(
-        strict_json.dumps(body),
+        strict_json.dumps({"messages": [{"role": "user", "content": "Hi"}], **fields}),
         provider.models,
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
     )
     call = Call()
-    call.begin(config.timeouts)
-    upstream = Upstream(config.ca_bundle)
+    call.begin(settings.timeouts)
     try:
+        upstream = Upstream(settings.ca_bundle)
         with closing(upstream.open(provider.request(chat), call)) as reply:
             part = exchange.whole(exchange.parts(provider, chat, reply))
             completion(chat, part, token_limit=provider.token_limit)
-    except CallerError:  # it let us in and read the question, which is all that was to be known
-        return ""
     except ProxyError as error:
-        at_fault = _AT_FAULT.get(error.code, "the provider")
-        notes = "; ".join(f"{name}: {note}" for name, note in error.notes.items())
-        return f"{at_fault} is at fault ({error.code}; {notes})"
-    return ""
+        return error
+    return None

@@ -4,29 +4,32 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from proxy.request_log import CLIENT_GONE, DONE
 from proxy.routes import PATHS
+from proxy.strict_json import JSON
 
 _Group = tuple[str, str, str]
 _GROUP = ("day", "key", "model")
 _SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def run(lines: Iterable[str], *, as_json: bool) -> int:
-    """Print the sums of what `lines` say. The exit status is 0."""
-    rows, others = summed(lines)
+def run(log: TextIO, *, as_json: bool) -> int:
+    """Print the sums of the log's lines. The exit status is 0."""
+    if log.isatty():
+        print("Reading the log from stdin; end it with Ctrl-D.", file=sys.stderr)
+    rows, others = summed(log)
     print(json.dumps(rows, indent=2) if as_json else _table(rows))
     if others:
-        print(f"{others} lines told of no chat completion", file=sys.stderr)
+        print(f"{others} lines are not about a chat completion", file=sys.stderr)
     return 0
 
 
 def summed(lines: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
-    """A row for each day (UTC), key and model, in that order, and how many lines told of none.
+    """A row for each day (UTC), key and model, in that order, and the number of other lines.
 
-    What a platform puts before a line is passed over. A request whose caller left is no error.
+    A request whose client disconnected is not an error.
     """
     sums: dict[_Group, list[int]] = defaultdict(lambda: [0] * len(_SUMS))
     others = 0
@@ -43,17 +46,24 @@ def summed(lines: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
 
 
 def _request(line: str) -> tuple[_Group, list[int]] | None:
-    """Its group, and what it adds to the sums; None where the line tells of no chat completion."""
+    """Its group, and what it adds to the sums; None if the line is not about a chat completion."""
     try:
-        told = json.loads(line[line.find("{") :])
-        if told["path"] not in PATHS or told.get("method", "POST") != "POST":
+        fields = _fields(line)
+        if fields["path"] not in PATHS or fields.get("method", "POST") != "POST":
             return None
-        failed = told["ended"] not in (DONE, CLIENT_GONE)
-        prompt, answer = told["prompt_tokens"] or 0, told["completion_tokens"] or 0
-        group = (told["time"][:10], told["key"] or "-", told["model"] or "-")
-        return group, [1, int(failed), prompt, answer, prompt + answer]
+        failed = fields["ended"] not in (DONE, CLIENT_GONE)
+        prompt, completion = fields["prompt_tokens"] or 0, fields["completion_tokens"] or 0
+        group = (fields["time"][:10], fields["key"] or "-", fields["model"] or "-")
+        return group, [1, int(failed), prompt, completion, prompt + completion]
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def _fields(text: str) -> JSON:
+    """The JSON object in a line. Platforms put text before it, or wrap it: {"log": "{…}"}."""
+    fields: JSON = json.JSONDecoder().raw_decode(text, text.index("{"))[0]
+    wrapped = [text for text in fields.values() if isinstance(text, str) and text.startswith("{")]
+    return _fields(wrapped[0]) if wrapped and "ended" not in fields else fields
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

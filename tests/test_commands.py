@@ -1,19 +1,26 @@
 """`python -m proxy`: check, keygen and usage, as an operator runs them."""
 
+import http.server
+import io
 import json
+import pty
 import re
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import serving
 from serving import ACCOUNT, BLANK, HOST, KEY, MODEL, PROVIDER_KEY
 
 from emulator import Emulator
-from proxy import keys
+from proxy import __version__, keys
 from proxy.__main__ import main
 from proxy.report import summed
 from proxy.settings import Settings
@@ -271,7 +278,7 @@ class Retired:
         ("[[status=410,code=5028]]", "problem: live: the model is at fault"),
         ("[[status=429,code=4006]]", "problem: live: the plan, whose allowance is used up, is at"),
         ("[[status=500]]", "problem: live: the provider is at fault"),
-        ("[[status=400,code=5006]]", "ok: live: the provider answered"),
+        ("[[status=400,code=5006]]", "problem: live: the model, the token or the base URL is at"),
     ],
     ids=["model", "plan", "provider", "question"],
 )
@@ -288,6 +295,79 @@ def test_live_tells_the_rest_apart(
     monkeypatch.setattr("proxy.check.ChatRequest", Asking)
     checked = command(serving.settings(emulator.url), "check", "--live")
     assert checked.lines[-1].startswith(told)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """An OpenAI-compatible server that refuses with a 400 what `refuses` says."""
+
+    refuses: Callable[[dict[str, Any]], bool]
+    error: dict[str, Any]
+    asked: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        refused = type(self).refuses(body)
+        message = {"role": "assistant", "content": "Hi"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        answer = json.dumps({"error": self.error} if refused else {"choices": [choice]}).encode()
+        self.send_response(400 if refused else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def has_limit(body: dict[str, Any]) -> bool:
+    return "max_tokens" in body
+
+
+def always(_: dict[str, Any]) -> bool:
+    return True
+
+
+TOO_FEW = "Invalid 'max_tokens': integer below minimum value. Expected a value >= 16."
+BAD_REQUESTS = {
+    "too low a limit": (has_limit, {"message": TOO_FEW, "param": "max_tokens"}, 2, 0),
+    "a limit of another name": (
+        has_limit,
+        {"message": "Use 'max_completion_tokens' instead.", "param": "max_tokens"},
+        2,
+        0,
+    ),
+    "a limit, in prose": (has_limit, {"message": TOO_FEW}, 2, 0),
+    "the context": (has_limit, {"message": "x", "code": "context_length_exceeded"}, 2, 0),
+    "a limit, always": (always, {"message": TOO_FEW, "param": "max_tokens"}, 2, 1),
+    "nothing in particular": (always, {"message": "Bad request."}, 2, 1),
+    "the messages": (always, {"message": "Bad role.", "param": "messages"}, 1, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("refuses", "error", "asked", "status"), BAD_REQUESTS.values(), ids=BAD_REQUESTS
+)
+def test_live_believes_a_400_only_about_its_own_limit(
+    command: type[_Command],
+    refuses: Callable[[dict[str, Any]], bool],
+    error: dict[str, Any],
+    asked: int,
+    status: int,
+) -> None:
+    fields = {"refuses": staticmethod(refuses), "error": error, "asked": []}
+    handler: Any = type("Handler", (Refusing,), fields)
+    with http.server.HTTPServer((HOST, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        env = serving.settings(f"http://{HOST}:{server.server_port}", "openai")
+        checked = command(env, "check", "--live")
+        server.shutdown()
+    assert (checked.status, len(handler.asked)) == (status, asked)
+    assert [has_limit(body) for body in handler.asked] == [True, False][:asked]
+    expected = "problem: live: " if status else "ok: live: the provider answered"
+    assert checked.lines[-1].startswith(expected)
+    assert str(error["message"]) not in checked.out
 
 
 # --- keygen -----------------------------------------------------------------------------------
@@ -331,13 +411,14 @@ def line(**fields: object) -> str:
 
 
 LOG = [
-    line(),
+    line(method="POST"),
     line(path="/v1/chat/completions", ended="client_gone", prompt_tokens=None),
     line(ended="cut", completion_tokens=None),
     "2026-11-24T01:02:03+00:00 app[web.1]: " + line(key=None, model=None, ended="refused"),
     line(time="2026-11-25T00:00:00.000Z", key="bob"),
     line(path="/v1/models"),
     line(path=None),
+    line(method="GET", ended="refused"),
     '{"time": "2026-11-24T01:02:03.004Z", "level": "error", "message": "PORT: odd"}',
     "[2026-11-24 01:02:03] Booting worker",
     line()[:40],
@@ -355,7 +436,98 @@ def test_the_log_is_summed_up_by_day_key_and_model() -> None:
         ("2026-11-24", "alice", "m", 3, 1, 14, 6, 20),
         ("2026-11-25", "bob", "m", 1, 0, 7, 3, 10),
     ]
-    assert others == 7
+    assert others == 8
+
+
+WRAPPED = {
+    "Docker's json-file": json.dumps({"log": line() + "\n", "stream": "stdout", "time": "x"}),
+    "docker compose": "proxy-1  | " + line(),
+    "docker compose, in colour": "\x1b[36mproxy-1  | \x1b[0m" + line() + "\x1b[0m",
+    "journalctl": "Nov 24 01:02:03 host gunicorn[12]: " + line(),
+    "journalctl -o json": json.dumps({"_PID": "12", "MESSAGE": line(), "PRIORITY": "6"}),
+    "Kubernetes": "2026-11-24T01:02:03.004Z stdout F " + line(),
+    "a collector": json.dumps({"@timestamp": 1, "message": line(), "tags": ["a"]}),
+    "wrapped twice": json.dumps({"message": json.dumps({"log": line()})}),
+    "with a note like JSON": line(seen="{no: JSON}"),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
+def test_what_a_platform_puts_round_a_line_is_removed(wrapped: str) -> None:
+    assert summed([wrapped]) == summed([line()])
+    assert summed([wrapped])[1] == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [json.dumps({"log": "{no: JSON}"}), json.dumps({"log": {"path": "/"}}), "{", '{"log": "{}"}'],
+)
+def test_what_wraps_no_line_is_another_line(other: str) -> None:
+    assert summed([other]) == ([], 1)
+
+
+def test_the_version(command: type[_Command], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command({}, "--version")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"llm-proxy {__version__}\n"
+
+
+def usage(**options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "proxy", "usage"]
+    env = {**serving.system_environment(), **BLANK}
+    return subprocess.Popen(command, cwd=serving.ROOT, env=env, stderr=subprocess.PIPE, **options)
+
+
+def test_on_a_terminal_usage_says_what_it_waits_for() -> None:
+    """And Ctrl-C ends it without a traceback."""
+    ours, theirs = pty.openpty()
+    with open(ours, "wb", buffering=0) as keyboard, open(theirs, "rb", buffering=0) as terminal:
+        with usage(stdin=terminal, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stderr
+            told = process.stderr.readline()
+            assert told == b"Reading the log from stdin; end it with Ctrl-D.\n"
+            process.send_signal(signal.SIGINT)
+            assert (process.wait(serving.DEADLINE), process.stderr.read()) == (130, b"")
+        with usage(stdin=terminal, stdout=subprocess.PIPE, start_new_session=True) as process:
+            keyboard.write(line().encode() + b"\n\x04")
+            assert process.stdout
+            assert b"alice" in process.stdout.read()
+            assert process.wait(serving.DEADLINE) == 0
+
+
+def test_a_reader_that_ends_early_gets_no_traceback() -> None:
+    """As in `usage < log | head -1`."""
+    with usage(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.write("\n".join(LOG).encode())
+        process.stdin.close()
+        assert process.wait(serving.DEADLINE) == 141
+        assert b"Traceback" not in (told := process.stderr.read())
+        assert b"Error" not in told
+
+
+def test_only_a_terminal_is_told_what_usage_waits_for(
+    command: type[_Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for is_terminal in (True, False):
+        log = io.StringIO(line())
+        monkeypatch.setattr(log, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr("sys.stdin", log)
+        assert ("Ctrl-D" in command({}, "usage").err) is is_terminal
+
+
+@pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_what_ends_a_command_is_its_exit_status(
+    monkeypatch: pytest.MonkeyPatch, raised: type[BaseException], status: int
+) -> None:
+    def ended(*_: object, **__: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("proxy.report.run", ended)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert main(["usage"]) == status
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -377,7 +549,7 @@ def test_usage_is_a_table() -> None:
     assert re.split(" +", head)[:5] == ["day", "key", "model", "requests", "errors"]
     assert re.split(" +", rows[1]) == ["2026-11-24", "alice", "m", "3", "1", "14", "6", "20"]
     assert len({len(row) for row in rows}) == 1
-    assert ran.stderr == "7 lines told of no chat completion\n"
+    assert ran.stderr == "8 lines are not about a chat completion\n"
 
 
 def test_usage_is_json_where_it_is_asked_for() -> None:
@@ -388,13 +560,13 @@ def test_what_was_passed_over_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As `python -m proxy` runs it, in this process."""
-    monkeypatch.setattr("sys.stdin", iter(LOG))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(LOG)))
     monkeypatch.setattr("sys.argv", ["proxy", "usage", "--json"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(serving.ROOT / "proxy" / "__main__.py"), run_name="__main__")
     assert ended.value.code == 0
     out, err = capsys.readouterr()
-    assert (json.loads(out), err) == (summed(LOG)[0], "7 lines told of no chat completion\n")
+    assert (json.loads(out), err) == (summed(LOG)[0], "8 lines are not about a chat completion\n")
 
 
 def test_an_empty_log_is_an_empty_table(
