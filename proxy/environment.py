@@ -10,11 +10,16 @@ from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 
-PLACEHOLDER = re.compile("your|change|example|placeholder|secret|xxx", re.IGNORECASE)
 ENV_FILE = Path(__file__).parent.parent / ".env"
+PLACEHOLDER = re.compile("your|change|example|placeholder|secret|xxx", re.IGNORECASE)
+# What is copied together with a key: a scheme, a header's name, a variable's name.
+PREFIX = re.compile(
+    r"\s*((?i:bearer\s|authorization\s*:|(x-)?api-key\s*:)|(export\s+)?[A-Z]+_[A-Z_]+=)"
+)
 
 
 class Problem(NamedTuple):
@@ -30,9 +35,8 @@ class Problem(NamedTuple):
 def read() -> tuple[Mapping[str, str], list[Problem]]:
     """The environment over the variables of `.env`, and what is wrong with that file.
 
-    The environment wins, also where it is blank. dotenv's parser is used without dotenv's
-    interpolation (a key may contain `$`), and an unreadable line, which also swallows the next
-    one, is reported.
+    The environment wins, also where it is blank. Only dotenv's parser is used: dotenv itself
+    would interpolate values (a key may contain `$`) and ignore lines that it cannot read.
     """
     try:
         text = ENV_FILE.read_text("utf-8-sig", "replace")
@@ -53,6 +57,16 @@ def read() -> tuple[Mapping[str, str], list[Problem]]:
     return {**variables, **os.environ}, problems
 
 
+def is_url(text: str) -> bool:
+    """Whether it is a URL with a host, of printable ASCII, without a fragment."""
+    try:
+        parts = urlsplit(text)
+        has_host = parts.hostname and parts.port != 0
+    except ValueError:  # a port that is not a number, a broken IPv6 address
+        return False
+    return bool(has_host and re.fullmatch("[!-~]+", text) and "#" not in text)
+
+
 def cores() -> int:
     """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -69,13 +83,15 @@ class Variables:
         self.problems = [*problems]  # these keep the proxy from serving
         self.warnings: list[Problem] = []  # these do not
 
-    def wrong(self, name: str, text: str) -> None:
+    def report(self, name: str, text: str) -> None:
+        """Add a problem."""
         value = self._env.get(name, "").strip()
         if re.fullmatch("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", value, re.DOTALL):
             text += "; remove the quotes round the value"
         self.problems.append(Problem(name, text))
 
     def warn(self, name: str, text: str) -> None:
+        """Add a warning."""
         self.warnings.append(Problem(name, text))
 
     def exact(self, name: str) -> str:
@@ -92,7 +108,7 @@ class Variables:
         """One of the words, in any case."""
         word = self.text(name, default).lower()
         if word not in choices:
-            self.wrong(name, f"must be one of: {', '.join(choices)}")
+            self.report(name, f"must be one of: {', '.join(choices)}")
             return default
         return word
 
@@ -107,21 +123,21 @@ class Variables:
         text = self.text(name, str(default))
         number = float(text) if re.fullmatch(pattern, text) else 0
         if not 0 < number <= maximum:
-            self.wrong(name, f"must be {kind} over 0, at most {maximum}")
+            self.report(name, f"must be {kind} over 0, at most {maximum}")
             return default
         return number
 
     def check_key(self, name: str, key: str) -> bool:
         """Whether HTTP can carry the key. A doubtful one is noted as well."""
         if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
-            self.wrong(name, "a key must be printable ASCII without blanks at its ends")
+            self.report(name, "a key must be printable ASCII without blanks at its ends")
             return False
         if len(key) < 16 or PLACEHOLDER.search(key):
             self.warn(name, "a key is short or looks like a placeholder; make a strong one")
-        elif re.match(r"bearer\s|authorization\s*:", key, re.IGNORECASE):
-            self.warn(name, "a key begins with Bearer, which is not a part of it")
-        elif key[0] == key[-1] and key[0] in "\"'`":
-            self.warn(name, "a key has quotes round it, which are a part of it here")
+        if PREFIX.match(key):
+            self.warn(name, "a key must stand alone, without Bearer or another name before it")
+        if key[0] == key[-1] and key[0] in "\"'`":
+            self.warn(name, "a key has quotes round it, which count as a part of it")
         return True
 
     def certificates(self, name: str) -> str:
@@ -132,6 +148,6 @@ class Variables:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (OSError, ValueError) as error:  # ssl.SSLError, a NUL in the path
             kind = type(error).__name__
-            self.wrong(name, f"must be a file of certificates in PEM form ({kind})")
+            self.report(name, f"must be a file of certificates in PEM form ({kind})")
             return ""
         return path

@@ -3,16 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-from proxy.environment import PLACEHOLDER, Variables
+from proxy.environment import PLACEHOLDER, PREFIX, Variables, is_url
 from proxy.keys import Keys
 from proxy.providers import Provider
 from proxy.providers.openai_compatible import OpenAICompatible
 from proxy.providers.workers_ai import WorkersAI
 
-# Printable ASCII without what separates names, and without quotes and brackets: the first are
-# left round a value by mistake, the others round a placeholder.
+# Printable ASCII without separators (=|,), quotes, and the brackets of placeholders.
 _NAME = "[!#-&(-+.-;?-_a-z~-]+"
 
 
@@ -22,22 +20,32 @@ class Kind(NamedTuple):
     # From the base URL, the key, and each public model's names in the order they are asked.
     make: Callable[[str, str, Mapping[str, tuple[str, ...]]], Provider]
     timeout: int  # seconds to the first byte
-    misplaced: Mapping[str, str]  # patterns that no base URL of it matches -> the fix
+    misplaced: Mapping[str, str]  # what else its base URL must not match -> the fix
     base_url: str = ""
     models: str = ""
     needs_key: bool = False
     model: str = _NAME  # the pattern of its names for models
 
 
+_SAFE = r"https|http://(localhost|\[::1\]|127([.][0-9]{1,3}){3})(:|/|$)"
+_URL_FORM = "must be http(s)://host/path, without user, query or fragment"
+_NO_BASE_URL = {  # what a base URL must not match -> the fix
+    "^$": "is not set; this provider has no default",
+    r"[<>{}]|\$[a-z{(]": "must not have a placeholder; {account} alone is replaced",
+    r"^(?!https?://[^/@?\\]+(/(?![.][.])[^/?\\]*)*$)": _URL_FORM,
+}
 _ENDPOINT = r"/completions$|/v[0-9][^/]*/(chat|models|messages|responses|embeddings)$"
+_OPENAIS_FORM = (  # or Cloudflare's own pages
+    rf"{_ENDPOINT}|^https://(api|dash)[.]cloudflare[.]com/(?!.*/ai/run$)"
+    r"|//gateway[.]ai[.]cloudflare[.]com/.*/compat$|//api[.](openai|anthropic)[.]com|:11434"
+)
 PROVIDERS = {
     WorkersAI.name: Kind(
         WorkersAI,
         timeout=130,  # Cloudflare itself gives up at 120
         misplaced={
             "/@|/ai/run/.": "must end before the model, which is appended",
-            f"{_ENDPOINT}|^https://api[.]cloudflare[.]com/(?!.*/ai/run$)": "must end in /ai/run; "
-            "for Cloudflare's /ai/v1 set LLAMA_PROVIDER=openai",
+            _OPENAIS_FORM: "must end in /ai/run; for OpenAI's form set LLAMA_PROVIDER=openai",
         },
         base_url="https://api.cloudflare.com/client/v4/accounts/{account}/ai/run",
         models="@cf/meta/llama-3.1-8b-instruct-fast",
@@ -50,7 +58,7 @@ PROVIDERS = {
         timeout=600,  # a reasoning model may think for minutes
         misplaced={
             _ENDPOINT: "must end before the endpoint: /chat/completions is appended",
-            ":11434/api(/|$)": "must end in /v1, where Ollama has OpenAI's form",
+            r":11434(/api.*)?$|^https://api[.](openai|anthropic)[.]com$": "must end in /v1",
             "/ai/run(/|$)": "must end in /ai/v1; for /ai/run set LLAMA_PROVIDER=workers-ai",
         },
     ),
@@ -86,9 +94,9 @@ def _key(variables: Variables, kind: Kind, keys: Keys) -> str:
         name = cloudflares
     key = variables.exact(name)
     if kind.needs_key and not key:
-        variables.wrong(name, "is not set; set the provider's API key (tier 2)")
-    if re.match(r"\s*(authorization\s*:|bearer\s)", key, re.IGNORECASE):
-        variables.wrong(name, "must be the key alone, without Bearer before it")
+        variables.report(name, "is not set; set the provider's API key (tier 2)")
+    if PREFIX.match(key):
+        variables.report(name, "must be the key alone, without Bearer or another name before it")
     elif key:
         variables.check_key(name, key)
     if keys.owner(f"Bearer {key}"):
@@ -103,16 +111,11 @@ def _base_url(variables: Variables, kind: Kind) -> str:
     account = variables.text("CLOUDFLARE_ACCOUNT_ID")
     if "{account}" in url:
         url = url.replace("{account}", _checked_account(variables, account))
-    fixes = [fix for pattern, fix in kind.misplaced.items() if re.search(pattern, url, re.I)]
-    if not url:
-        variables.wrong(name, "is not set; this provider has no default")
-    elif re.search(r"[<>{}]|\$[A-Z{(]", url):
-        variables.wrong(name, "must not have a placeholder; {account} alone is replaced")
-    elif not _is_plain_url(url):
-        variables.wrong(name, "must be http(s)://host/path, without user, query or fragment")
-    elif fixes:
-        variables.wrong(name, fixes[0])
-    elif urlsplit(url).scheme == "http" and not _is_loopback(url):
+    patterns = {**_NO_BASE_URL, **kind.misplaced}
+    fixes = [fix for pattern, fix in patterns.items() if re.search(pattern, url, re.IGNORECASE)]
+    if fixes or not is_url(url):
+        variables.report(name, fixes[0] if fixes else _URL_FORM)
+    elif not re.match(_SAFE, url, re.IGNORECASE):
         variables.warn(name, "http sends the key unencrypted; use https")
     return url
 
@@ -121,9 +124,9 @@ def _checked_account(variables: Variables, account: str) -> str:
     """The account's id; empty if it is wrong."""
     name = "CLOUDFLARE_ACCOUNT_ID"
     if not account:
-        variables.wrong(name, "is not set; Cloudflare's dashboard shows it as Account ID")
+        variables.report(name, "is not set; Cloudflare's dashboard shows it as Account ID")
     elif not re.fullmatch("[A-Za-z0-9-]+", account):
-        variables.wrong(name, "must be letters, digits and hyphens")
+        variables.report(name, "must be letters, digits and hyphens")
         return ""
     elif PLACEHOLDER.search(account):
         variables.warn(name, "looks like a placeholder; set your own")
@@ -137,10 +140,10 @@ def _models(variables: Variables, kind: Kind, base_url: str) -> dict[str, tuple[
     entries = [entry for entry in variables.text(variable, kind.models).split(",") if entry.strip()]
     for public, names, fault in (_model(entry, kind.model) for entry in entries):
         if fault or public in models:
-            variables.wrong(variable, fault or "must not have a public name twice")
+            variables.report(variable, fault or "must not have a public name twice")
         models[public] = names
     if not entries:
-        variables.wrong(variable, "is not set; set at least one model")
+        variables.report(variable, "is not set; set at least one model")
     asked = {name for names in models.values() for name in names}
     if kind.needs_key or "cloudflare.com/" in base_url:  # elsewhere the name may be another model's
         for name in filter(_WITHDRAWN.fullmatch, sorted(asked)):
@@ -163,18 +166,3 @@ def _model(entry: str, pattern: str) -> tuple[str, tuple[str, ...], str]:
     elif len(set(names)) < len(names):
         fault = "must not have a model twice among one public name's fallbacks"
     return public or chain, names, fault
-
-
-def _is_plain_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        odd = parts.username or parts.password or "?" in url or "#" in url or parts.port == 0
-    except ValueError:  # a port that is no number, a broken IPv6 address
-        return False
-    clean = re.fullmatch("[!-~]+", url) and "\\" not in url and "/.." not in parts.path
-    return bool(parts.scheme in ("http", "https") and parts.hostname and clean and not odd)
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return re.fullmatch(r"localhost|::1|127(\.[0-9]{1,3}){3}", host) is not None

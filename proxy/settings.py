@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from urllib.parse import urlsplit
 
 from proxy import provider_settings
-from proxy.environment import Problem, Variables, cores
+from proxy.environment import Problem, Variables, cores, is_url
 from proxy.keys import MASTER, NAME, Keys, digest
 from proxy.watchdog import Timeouts
 
+# Of redis' options only what a platform's own certificate needs.
+_REDIS = r"rediss?://[^/?]+(/[0-9]*)?([?]ssl_cert_reqs=(none|optional|required))?"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -66,7 +67,7 @@ def _keys(variables: Variables) -> Keys:
             _add_named(variables, entry.strip(), digests)
     if not digests and len(variables.problems) == before:
         text = "is not set, so every request is refused; `python -m proxy keygen NAME` makes a key"
-        variables.wrong(name, text)
+        variables.report(name, text)
     return Keys(digests)
 
 
@@ -75,13 +76,13 @@ def _add_named(variables: Variables, entry: str, digests: dict[str, bytes]) -> N
     variable = "WORKER_ACCESS_KEYS"
     name, _, key = entry.partition(":")
     if not re.fullmatch(NAME, name) or not key:
-        variables.wrong(variable, "must be name:key or name:sha256:hex, separated by commas")
+        variables.report(variable, "must be name:key or name:sha256:hex, separated by commas")
     elif name == MASTER or name in digests:
-        variables.wrong(variable, "must not have a name twice, and 'master' is reserved")
+        variables.report(variable, "must not have a name twice, and 'master' is reserved")
     elif re.fullmatch("sha256:[0-9A-Fa-f]{64}", key):
         digests[name] = bytes.fromhex(key.removeprefix("sha256:"))
     elif key.startswith("sha256:"):
-        variables.wrong(variable, "a sha256: digest must have 64 hexadecimal digits")
+        variables.report(variable, "a sha256: digest must have 64 hexadecimal digits")
     elif variables.check_key(variable, key):
         digests[name] = digest(key)
 
@@ -90,29 +91,17 @@ def _rate_limit(variables: Variables, workers: int) -> RateLimit | None:
     rate, storage = variables.text("RATE_LIMIT"), variables.text("RATE_LIMIT_STORAGE")
     before = len(variables.problems)
     if rate and not re.fullmatch("[1-9][0-9]{0,8}/(second|minute|hour|day)", rate):
-        variables.wrong("RATE_LIMIT", "must be like 60/minute (second, minute, hour or day)")
-    if storage and not rate:
-        variables.warn("RATE_LIMIT_STORAGE", "has no effect without RATE_LIMIT")
-    elif storage and not _is_redis_url(storage):
-        text = "must be redis(s)://:password@host:port/number, other characters percent-encoded"
-        variables.wrong("RATE_LIMIT_STORAGE", text)
+        variables.report("RATE_LIMIT", "must be like 60/minute (second, minute, hour or day)")
     elif rate and not storage and workers > 1:
         text = f"each of the {workers} workers counts alone, so up to {workers} times as many pass"
         variables.warn("RATE_LIMIT", f"{text}; set RATE_LIMIT_STORAGE to count together")
+    if storage and not rate:
+        variables.warn("RATE_LIMIT_STORAGE", "has no effect without RATE_LIMIT")
+    elif storage and not (is_url(storage) and re.fullmatch(_REDIS, storage)):
+        text = "must be redis(s)://:password@host:port/number, other characters percent-encoded"
+        variables.report("RATE_LIMIT_STORAGE", text)
     is_good = rate and len(variables.problems) == before
     return RateLimit(rate, storage or "memory://") if is_good else None
-
-
-def _is_redis_url(url: str) -> bool:
-    """Whether redis can read it; of its options only what a platform's own certificate needs."""
-    try:
-        parts = urlsplit(url)
-        has_host = parts.hostname and parts.port != 0
-    except ValueError:  # a port that is not a number, a broken IPv6 address
-        return False
-    query = re.fullmatch("(ssl_cert_reqs=(none|optional|required))?", parts.query)
-    clean = re.fullmatch("[!-~]+", url) and re.fullmatch("/?[0-9]*", parts.path) and query
-    return bool(parts.scheme in ("redis", "rediss") and has_host and clean and "#" not in url)
 
 
 def _misspelt(env: Iterable[str], names: Iterable[str]) -> Iterator[Problem]:
