@@ -11,7 +11,8 @@ from proxy import strict_json
 from proxy.errors import CallerError
 from proxy.strict_json import JSON
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")  # in an assistant's
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ChatRequest:
 
 
 def _fields(body: bytes) -> JSON:
+    if not body.strip(b" \t\r\n"):
+        raise CallerError("invalid_json", "The body is empty; send an object that has 'messages'.")
     try:
         fields = strict_json.loads(body)
     except strict_json.InvalidJSON as error:
@@ -65,6 +68,8 @@ def _fields(body: bytes) -> JSON:
         fits, what = _CHECKS[name]
         if not fits(given[name]):
             raise CallerError("invalid_parameter", f"'{name}' must be {what}.", param=name)
+        if fits in _WHOLE_NUMBERS:
+            given[name] = int(given[name])  # 4096.0 is one too
     return given
 
 
@@ -90,18 +95,20 @@ def _check_message(at: str, message: Any) -> None:
         raise _bad_message(at, "an object with 'role' and 'content'")
     if message.get("role") not in ROLES:
         raise _bad_message(f"{at}.role", f"one of {', '.join(ROLES)}")
-    for name in ("name", "tool_call_id"):
-        if not isinstance(message.get(name), str | None):
-            raise _bad_message(f"{at}.{name}", "a string")
-    tool_calls = message.get("tool_calls")
-    if tool_calls is not None and not _is_list_of(dict, tool_calls):
-        raise _bad_message(f"{at}.tool_calls", "a list of objects")
+    for name, (fits, what) in _MESSAGE_CHECKS.items():
+        if message.get(name) is not None and not fits(message[name]):
+            raise _bad_message(f"{at}.{name}", what)
     content = message.get("content")
     if isinstance(content, list):
         _check_content_parts(f"{at}.content", content)
-    elif not isinstance(content, str) and (content is not None or not tool_calls):
-        what = "a string or a list of parts (null only beside tool_calls)"
+    elif not isinstance(content, str) and (content is not None or not _may_lack_content(message)):
+        instead = ", ".join(_INSTEAD_OF_CONTENT)
+        what = f"a string or a list of parts (null only in an assistant's message with {instead})"
         raise _bad_message(f"{at}.content", what)
+
+
+def _may_lack_content(message: JSON) -> bool:
+    return message["role"] == "assistant" and any(message.get(n) for n in _INSTEAD_OF_CONTENT)
 
 
 def _check_content_parts(at: str, parts: list[Any]) -> None:
@@ -118,21 +125,54 @@ def _bad_message(at: str, what: str) -> CallerError:
     return CallerError("invalid_messages", f"'{at}' must be {what}.", param=at)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)  # True is an int
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # True is an int in Python
+    """JSON Schema has it so: 4096.0 and 1e3 are whole numbers."""
+    return _is_number(value) and abs(value) <= _MAX_WHOLE and value == int(value)
+
+
+def _is_at_least_one(value: Any) -> bool:
+    return _is_whole(value) and value > 0
+
+
+def _is_one(value: Any) -> bool:
+    return _is_whole(value) and value == 1
 
 
 def _is_list_of(kind: type, value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
+def _is_function_call(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in ("name", "arguments")
+    )
+
+
+_MAX_WHOLE = 1e40
+_WHOLE_NUMBERS = (_is_whole, _is_at_least_one, _is_one)
+
 _Check = tuple[Callable[[Any], bool], str]
 _TRUE_OR_FALSE: _Check = (lambda value: isinstance(value, bool), "true or false")
 _STRING: _Check = (lambda value: isinstance(value, str), "a string")
 _OBJECT: _Check = (lambda value: isinstance(value, dict), "an object")
-_NUMBER: _Check = (lambda value: isinstance(value, float) or _is_whole(value), "a number")
-_WHOLE: _Check = (_is_whole, "a whole number")
-_AT_LEAST_ONE: _Check = (lambda value: _is_whole(value) and value > 0, "a whole number over 0")
+_STRING_OR_OBJECT: _Check = (lambda value: isinstance(value, str | dict), "a string or an object")
+_OBJECTS: _Check = (lambda value: _is_list_of(dict, value), "a list of objects")
+_NUMBER: _Check = (_is_number, "a number")
+_WHOLE: _Check = (_is_whole, "a whole number, at most 1e40")
+_AT_LEAST_ONE: _Check = (_is_at_least_one, "a whole number over 0, at most 1e40")
+
+_MESSAGE_CHECKS: dict[str, _Check] = {
+    "name": _STRING,
+    "tool_call_id": _STRING,
+    "tool_calls": _OBJECTS,
+    "function_call": (_is_function_call, "an object with the strings 'name' and 'arguments'"),
+    "refusal": _STRING,
+    "audio": _OBJECT,
+}
 
 # Types, and what our own work rests on; all other ranges are the provider's business.
 _CHECKS: dict[str, _Check] = {
@@ -141,7 +181,7 @@ _CHECKS: dict[str, _Check] = {
     "stream_options": _OBJECT,
     "max_tokens": _AT_LEAST_ONE,
     "max_completion_tokens": _AT_LEAST_ONE,
-    "n": (lambda value: _is_whole(value) and value == 1, "1: this proxy gives one choice"),
+    "n": (_is_one, "1: this proxy gives one choice"),
     "temperature": _NUMBER,
     "top_p": _NUMBER,
     "frequency_penalty": _NUMBER,
@@ -156,8 +196,10 @@ _CHECKS: dict[str, _Check] = {
         lambda value: isinstance(value, str) or _is_list_of(str, value),
         "a string or a list of strings",
     ),
-    "tools": (lambda value: _is_list_of(dict, value), "a list of objects"),
-    "tool_choice": (lambda value: isinstance(value, str | dict), "a string or an object"),
+    "tools": _OBJECTS,
+    "tool_choice": _STRING_OR_OBJECT,
+    "functions": _OBJECTS,
+    "function_call": _STRING_OR_OBJECT,
     "response_format": _OBJECT,
     "logit_bias": _OBJECT,
     "chat_template_kwargs": _OBJECT,

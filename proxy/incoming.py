@@ -111,7 +111,8 @@ class Bodies:
         length = request.content_length
         if length is not None and length > self._limit:
             raise self._too_large()
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        codings = request.headers.get("Content-Encoding", "").lower().split(",")
+        if any(coding.strip() not in ("", "identity") for coding in codings):
             raise CallerError("invalid_json", "The body must not be compressed.")
         pieces: list[bytes] = []
         size = 0

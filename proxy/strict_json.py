@@ -4,6 +4,7 @@ Python's json reads NaN, Infinity, 1e400 and UTF-16, takes the last of two equal
 deep nesting with RecursionError; each of these has got past somebody's checks.
 """
 
+import codecs
 import json
 import math
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 JSON = dict[str, Any]  # an object, which is all that any message here is
 
 MAX_DEPTH = 64
+# Values take more time than bytes: what stands between them is counted, `, : [ ] { }`.
+MAX_MARKS = 400_000  # a message with a role and a content has 6
+MAX_UPSTREAM_MARKS = 1_000_000  # a token with 20 top_logprobs has about 280
+_MAX_DIGITS = 309  # of a whole number; as large as a float may be
 
 
 class InvalidJSON(ValueError):
@@ -19,15 +24,17 @@ class InvalidJSON(ValueError):
 
 def loads(body: bytes) -> Any:
     """Read what a stranger sent. Raises InvalidJSON."""
+    marks = _marks(body, MAX_MARKS)
     value = _parse(_STRICT, _decode(body))
-    brackets = body.count(b"[") + body.count(b"{")  # as many as there are levels, at least
-    if brackets > MAX_DEPTH and _deeper_than(MAX_DEPTH, value):
+    if _is_deeper_than(MAX_DEPTH, marks):
         raise InvalidJSON(f"it is nested deeper than {MAX_DEPTH} levels")
     return value
 
 
 def loads_upstream(data: bytes) -> Any:
     """Read what the provider sent, once for each token: no check of keys. Raises InvalidJSON."""
+    if len(data) > MAX_UPSTREAM_MARKS:
+        _marks(data, MAX_UPSTREAM_MARKS)
     return _parse(_UPSTREAM, _decode(data))
 
 
@@ -41,9 +48,19 @@ def readable(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def _marks(body: bytes, maximum: int) -> bytes:
+    """The marks of a JSON text, in their order. Those in its strings are text, and left out."""
+    outside = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * maximum + 2)[::2]
+    marks = b"".join(outside).translate(None, _NOT_MARKS)
+    if len(marks) > maximum:
+        what = "commas, colons and brackets outside of strings"
+        raise InvalidJSON(f"it has more than {maximum} {what}")
+    return marks
+
+
 def _decode(body: bytes) -> str:
     try:
-        return body.decode()
+        return body.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise InvalidJSON(f"it is not UTF-8 (byte {error.start})") from None
 
@@ -58,17 +75,16 @@ def _parse(decoder: json.JSONDecoder, text: str) -> Any:
         raise InvalidJSON(f"it is not valid JSON ({place})") from None
     except RecursionError:
         raise InvalidJSON(f"it is nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError:  # an integer of more than 4300 digits
+    except ValueError:  # a whole number of more than 4300 digits
         raise InvalidJSON("a number in it is out of range") from None
 
 
-def _deeper_than(depth: int, value: Any) -> bool:
-    """Whether it is nested so: level by level, since recursion is what the limit is against."""
-    level = [value]
+def _is_deeper_than(depth: int, marks: bytes) -> bool:
+    """Whether valid JSON is nested so: each step takes the innermost level away."""
+    brackets = marks.translate(_AS_BRACKETS, b",:")
     for _ in range(depth):
-        containers = [value for value in level if isinstance(value, dict | list)]
-        level = [v for c in containers for v in (c.values() if isinstance(c, dict) else c)]
-    return any(isinstance(value, dict | list) for value in level)
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def _refuse_constant(_name: str) -> None:
@@ -81,6 +97,12 @@ def _finite(text: str) -> float:
     return number
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:  # reading them takes the square of their number
+        raise InvalidJSON("a number in it is out of range")
+    return int(digits)
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -88,8 +110,14 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+_MARKS = b",:[]{}"
+_NOT_MARKS = bytes(set(range(256)) - set(_MARKS))
+_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _UPSTREAM = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _STRICT = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_doubles
+    parse_constant=_refuse_constant,
+    parse_float=_finite,
+    parse_int=_whole,
+    object_pairs_hook=_without_doubles,
 )
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionMessage
+from openai.types.chat import ChatCompletionMessageParam as CreateMessage
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from pydantic import TypeAdapter
 
 from proxy.chat_request import ChatRequest
 from proxy.errors import CallerError
 
 HI = {"role": "user", "content": "Hi"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+FUNCTION_CALL = {"name": "f", "arguments": "{}"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
@@ -75,6 +80,17 @@ def test_the_body_is_a_json_object(body: bytes) -> None:
     assert (error.code, error.param) == ("invalid_json", None)
 
 
+@pytest.mark.parametrize("body", [b"", b" ", b"\r\n\t "])
+def test_an_empty_body(body: bytes) -> None:
+    error = refusal(body)
+    assert (error.code, error.param) == ("invalid_json", None)
+    assert error.message.startswith("The body is empty; ")
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert read(b'\xef\xbb\xbf{"messages":[{"role":"user","content":"Hi"}]}') == ask()
+
+
 def test_the_message_tells_the_place_and_quotes_nothing() -> None:
     error = refusal(b'{"messages": secret}')
     assert "line 1, column 14" in error.message
@@ -103,6 +119,14 @@ def test_the_message_tells_the_place_and_quotes_nothing() -> None:
         {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
         {"role": "user", "content": [{"type": "text", "text": ""}, IMAGE]},
         {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},
+        {"role": "assistant", "content": None, "function_call": FUNCTION_CALL},
+        {"role": "assistant", "function_call": FUNCTION_CALL},
+        {"role": "function", "name": "f", "content": "42"},
+        {"role": "assistant", "content": None, "refusal": "I cannot."},
+        {"role": "assistant", "audio": {"id": "audio_1"}},
+        {"role": "assistant", "content": "Yes?", "refusal": None, "function_call": None},
+        {"role": "assistant", "content": "Yes?", "audio": None, "annotations": []},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]},
     ],
 )
 def test_messages_that_are_well(message: dict[str, Any]) -> None:
@@ -139,7 +163,6 @@ def test_messages_must_be_there() -> None:
         ({"content": "Hi"}, ".role"),
         ({"role": None, "content": "Hi"}, ".role"),
         ({"role": "User", "content": "Hi"}, ".role"),
-        ({"role": "function", "content": "Hi"}, ".role"),
         ({"role": "", "content": "Hi"}, ".role"),
         ({"role": 1, "content": "Hi"}, ".role"),
         ({"role": ["user"], "content": "Hi"}, ".role"),
@@ -149,6 +172,12 @@ def test_messages_must_be_there() -> None:
         ({"role": "assistant", "content": None}, ".content"),
         ({"role": "assistant", "content": None, "tool_calls": None}, ".content"),
         ({"role": "assistant", "content": None, "tool_calls": []}, ".content"),
+        ({"role": "assistant", "content": None, "function_call": None}, ".content"),
+        ({"role": "assistant", "content": None, "refusal": None, "audio": None}, ".content"),
+        ({"role": "user", "content": None, "tool_calls": [CALL]}, ".content"),
+        ({"role": "user", "function_call": FUNCTION_CALL}, ".content"),
+        ({"role": "function", "name": "f", "content": None}, ".content"),
+        ({"role": "tool", "content": None, "refusal": "I cannot."}, ".content"),
         ({"role": "user", "content": 42}, ".content"),
         ({"role": "user", "content": True}, ".content"),
         ({"role": "user", "content": {"type": "text", "text": "Hi"}}, ".content"),
@@ -168,6 +197,17 @@ def test_messages_must_be_there() -> None:
         ({"role": "assistant", "content": "Hi", "tool_calls": "f"}, ".tool_calls"),
         ({"role": "assistant", "content": "Hi", "tool_calls": ["f"]}, ".tool_calls"),
         ({"role": "assistant", "content": "Hi", "tool_calls": [CALL, None]}, ".tool_calls"),
+        ({"role": "assistant", "function_call": "f"}, ".function_call"),
+        ({"role": "assistant", "function_call": {}}, ".function_call"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, ".function_call"),
+        ({"role": "assistant", "function_call": {"arguments": "{}"}}, ".function_call"),
+        ({"role": "assistant", "function_call": {**FUNCTION_CALL, "name": 1}}, ".function_call"),
+        (
+            {"role": "assistant", "function_call": {**FUNCTION_CALL, "arguments": {}}},
+            ".function_call",
+        ),
+        ({"role": "assistant", "content": "Hi", "refusal": True}, ".refusal"),
+        ({"role": "assistant", "content": "Hi", "audio": "audio_1"}, ".audio"),
     ],
 )
 def test_messages_that_are_not_well(message: Any, at: str) -> None:
@@ -210,8 +250,11 @@ def test_only_models_that_are_offered(model: str) -> None:
 TRUE_OR_FALSE = ([True, False], [0, 1, "true", [], {}])
 STRING = (["", "low"], [True, 1, 1.5, [], {}])
 NUMBER = ([0, 1, -2, 0.5, 1e308], [True, False, "1", [], {}])
-WHOLE = ([0, 1, -2, 10**30], [True, False, 0.5, 1.0, "1", [], {}])
-LIMIT = ([1, 256, 10**30], [0, -1, True, False, 0.5, 1.0, "1", [], {}])
+ABSURD = [6000.5, 1e41, 1e300, -1e300, 10**41, 10**308]
+WHOLE = ([0, 1, -2, 10**30, 1e30], [True, False, 0.5, "1", [], {}, *ABSURD])
+LIMIT = ([1, 256, 10**30, 1e30], [0, -1, 0.0, True, False, 0.5, "1", [], {}, *ABSURD])
+OBJECTS = ([[], [{"type": "function"}]], [True, 1, "f", {}, ["f"], [None]])
+STRING_OR_OBJECT = (["auto", "required", {"type": "function"}], [True, 1, []])
 OBJECT = ([{}, {"a": 1}], [True, 1, "json", []])
 
 PARAMETERS: dict[str, tuple[list[Any], list[Any]]] = {
@@ -225,12 +268,14 @@ PARAMETERS: dict[str, tuple[list[Any], list[Any]]] = {
     "top_logprobs": WHOLE,
     "max_tokens": LIMIT,
     "max_completion_tokens": LIMIT,
-    "n": ([1], [2, 128, True, False, "1", 1.5, [], {}]),
+    "n": ([1, 1.0], [2, 128, 2.0, True, False, "1", 1.5, [], {}, *ABSURD]),
     "logprobs": TRUE_OR_FALSE,
     "parallel_tool_calls": TRUE_OR_FALSE,
     "stop": (["", "END", [], ["a", "b"]], [True, 1, {}, [1], ["a", None]]),
-    "tools": ([[], [{"type": "function"}]], [True, 1, "f", {}, ["f"], [None]]),
-    "tool_choice": (["auto", "required", {"type": "function"}], [True, 1, []]),
+    "tools": OBJECTS,
+    "tool_choice": STRING_OR_OBJECT,
+    "functions": OBJECTS,
+    "function_call": STRING_OR_OBJECT,
     "response_format": OBJECT,
     "logit_bias": OBJECT,
     "chat_template_kwargs": OBJECT,
@@ -256,6 +301,38 @@ def test_parameters_that_are_not_well(name: str, value: Any) -> None:
     error = refused(**{name: value})
     assert (error.code, error.param) == ("invalid_parameter", name)
     assert f"'{name}'" in error.message
+
+
+WHOLE_NUMBERS = [name for name, (good, _) in PARAMETERS.items() if good in (WHOLE[0], LIMIT[0])]
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("4096.0", 4096), ("1e3", 1000), ("1.5E+1", 15), ("5", 5), ("9007199254740993", 2**53 + 1)],
+)
+def test_a_whole_number_may_be_written_as_any_number(name: str, written: str, number: int) -> None:
+    """JSON Schema has it so. It goes up as a whole number, which no provider refuses."""
+    body = b'{"messages":[{"role":"user","content":"Hi"}],"%s":%s}'
+    (value,) = read(body % (name.encode(), written.encode())).options.values()
+    assert (type(value), value) == (int, number)
+
+
+def test_one_choice_may_be_written_as_any_number() -> None:
+    (value,) = ask(n=1.0).options.values()
+    assert (type(value), value) == (int, 1)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "x"])
+def test_other_numbers_stay_as_they_are(name: str) -> None:
+    (value,) = ask(**{name: 1.0}).options.values()
+    assert type(value) is float
+
+
+@pytest.mark.parametrize("name", [*WHOLE_NUMBERS, "n", "temperature", "x"])
+def test_a_number_of_4300_digits_is_refused(name: str) -> None:
+    body = b'{"messages":[{"role":"user","content":"Hi"}],"%s":%s}' % (name.encode(), b"9" * 4300)
+    assert refusal(body).code == "invalid_json"
 
 
 @pytest.mark.parametrize("name", [*PARAMETERS, "stream", "stream_options", "model", "user", "x"])
@@ -299,6 +376,124 @@ def test_streams(fields: dict[str, Any], stream: bool, include_usage: bool) -> N
 def test_the_limit_has_two_names(fields: dict[str, Any], limit: int | None) -> None:
     """max_tokens is the former one of max_completion_tokens."""
     assert ask(**fields).max_tokens == limit
+
+
+# --- what OpenAI's own SDK sends ------------------------------------------------------------------
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+FUNCTION = {"name": "f", "description": "It does f.", "parameters": SCHEMA, "strict": True}
+TEXT: Any = {"type": "text", "text": "Hi", "prompt_cache_breakpoint": {"mode": "explicit"}}
+SDK_MESSAGES: dict[str, CreateMessage] = {
+    "system": {"role": "system", "content": [{"type": "text", "text": "Be brief."}], "name": "s"},
+    "developer": {"role": "developer", "content": "Be brief.", "name": "d"},
+    "user": {"role": "user", "content": "Hi", "name": "ann"},
+    "user's parts": {
+        "role": "user",
+        "content": [
+            TEXT,
+            {"type": "image_url", "image_url": {"url": "https://example.com", "detail": "low"}},
+            {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+            {"type": "file", "file": {"file_id": "file_1"}},
+        ],
+    },
+    "assistant": {"role": "assistant", "content": "Yes?", "name": "a"},
+    "assistant's parts": {
+        "role": "assistant",
+        "content": [TEXT, {"type": "refusal", "refusal": "I cannot."}],
+        "refusal": None,
+        "audio": None,
+    },
+    "calls": {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "2", "type": "custom", "custom": {"name": "c", "input": "print(1)"}},
+        ],
+    },
+    "function call": {
+        "role": "assistant",
+        "content": None,
+        "function_call": {"name": "f", "arguments": "{}"},
+    },
+    "refusal": {"role": "assistant", "refusal": "I cannot."},
+    "audio": {"role": "assistant", "audio": {"id": "audio_1"}},
+    "tool": {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "42"}]},
+    "function": {"role": "function", "name": "f", "content": "42"},
+}
+
+
+@pytest.mark.parametrize("message", SDK_MESSAGES.values(), ids=SDK_MESSAGES)
+def test_messages_as_the_sdk_types_them(message: CreateMessage) -> None:
+    """The type checks of pydantic keep the table true."""
+    TypeAdapter(CreateMessage).validate_python(message)
+    assert ask(messages=[HI, message]).messages == [HI, message]
+
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "text": {"content": "Yes?"},
+    "calls": {"content": None, "tool_calls": [CALL]},
+    "text beside calls": {"content": "", "tool_calls": [CALL]},
+    "function call": {"content": None, "function_call": FUNCTION_CALL},
+    "refusal": {"content": None, "refusal": "I cannot."},
+    "audio": {
+        "content": None,
+        "audio": {"id": "audio_1", "data": "AA==", "expires_at": 1, "transcript": "Hi"},
+    },
+}
+
+
+@pytest.mark.parametrize("only_what_is_set", [False, True], ids=["all", "only what is set"])
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_may_be_sent_back(answer: dict[str, Any], only_what_is_set: bool) -> None:
+    """With all the nulls that the SDK's own object has."""
+    message = ChatCompletionMessage.model_validate({"role": "assistant", **answer})
+    sent = message.model_dump(exclude_unset=only_what_is_set)
+    assert ask(messages=[HI, sent]).messages == [HI, sent]
+
+
+SDK_PARAMETERS: dict[str, Any] = {
+    "audio": {"voice": "alloy", "format": "wav"},
+    "frequency_penalty": 0.5,
+    "function_call": {"name": "f"},
+    "functions": [FUNCTION],
+    "logit_bias": {"50256": -100},
+    "logprobs": True,
+    "max_completion_tokens": 256,
+    "max_tokens": 256,
+    "metadata": {"a": "b"},
+    "modalities": ["text"],
+    "n": 1,
+    "parallel_tool_calls": False,
+    "prediction": {"type": "content", "content": "Hi"},
+    "presence_penalty": -1,
+    "prompt_cache_key": "k",
+    "reasoning_effort": "low",
+    "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}},
+    "safety_identifier": "s",
+    "seed": 42,
+    "service_tier": "auto",
+    "stop": ["END"],
+    "store": False,
+    "temperature": 1,
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "tools": [
+        {"type": "function", "function": FUNCTION},
+        {"type": "custom", "custom": {"name": "c", "format": {"type": "text"}}},
+    ],
+    "top_logprobs": 5,
+    "top_p": 0.9,
+    "user": "ann",
+    "verbosity": "low",
+    "web_search_options": {"search_context_size": "low"},
+}
+
+
+@pytest.mark.parametrize("name", SDK_PARAMETERS)
+def test_parameters_as_the_sdk_types_them(name: str) -> None:
+    fields = {"messages": [HI], "model": "m", name: SDK_PARAMETERS[name]}
+    TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(fields)
+    assert ask(**fields).options == {name: SDK_PARAMETERS[name]}
 
 
 # --- whatever comes -----------------------------------------------------------------------------

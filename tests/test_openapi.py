@@ -255,6 +255,24 @@ SCHEMA_ACCEPTS: dict[str, tuple[bool, Any]] = {
     "content is null": (False, {"messages": [{"role": "user", "content": None}]}),
     "no content": (False, {"messages": [{"role": "user", "tool_calls": []}]}),
     "null beside a call": (True, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}),
+    "null beside a refusal": (True, {"messages": [{"role": "assistant", "refusal": "No."}]}),
+    "null beside an older call": (
+        True,
+        {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": ""}}]},
+    ),
+    "null beside nothing": (False, {"messages": [{"role": "assistant", "refusal": None}]}),
+    "null beside an empty one": (False, {"messages": [{"role": "assistant", "audio": {}}]}),
+    "null beside another's call": (
+        False,
+        {"messages": [{"role": "user", "content": None, "tool_calls": [{}]}]},
+    ),
+    "an older call that is none": (
+        False,
+        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
+    ),
+    "functions": (True, {"functions": [{"name": "f"}], "function_call": "auto"}),
+    "a whole number as any": (True, {"max_tokens": 4096.0}),
+    "a broken number": (False, {"max_tokens": 6000.5}),
     "parts": (True, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
     "no parts": (False, {"messages": [{"role": "user", "content": []}]}),
     "a text without text": (False, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
@@ -287,18 +305,7 @@ def api() -> schemathesis.BaseSchema:
     schema.config.generation.update(
         modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE], deterministic=True
     )
-    schema.hook("map_body")(without_whole_floats)
     return schema
-
-
-def without_whole_floats(_context: schemathesis.HookContext, body: Any) -> Any:
-    """1.0 is whole in JSON Schema; here, as at OpenAI, it is not."""
-    if not isinstance(body, dict):
-        return body
-    return {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
-        for name, value in body.items()
-    }
 
 
 API = api()

@@ -374,7 +374,7 @@ BAD_BODIES = {
     "1e400": b'{"messages":[{"role":"user","content":"x"}],"temperature":1e400}',
     "doubled key": b'{"messages":[],"messages":[{"role":"user","content":"x"}]}',
     "UTF-16": json.dumps({"messages": []}).encode("utf-16"),
-    "BOM": b"\xef\xbb\xbf" + b'{"messages":[{"role":"user","content":"x"}]}',
+    "only a BOM": b"\xef\xbb\xbf",
     "bad UTF-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
     "deep": b"[" * 100_000,
     "deep objects": b'{"a":' * 100_000,
@@ -390,9 +390,32 @@ def test_a_body_that_is_no_json_object(
     assert emulator.requests == []
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "x", "identity, gzip"])
 def test_a_compressed_body_is_refused(client: FlaskClient, encoding: str) -> None:
     assert told(post_bytes(client, b"\x1f\x8b", **{"Content-Encoding": encoding})) == INVALID_JSON
+
+
+@pytest.mark.parametrize("encoding", ["", " ", "identity", "Identity", "identity, identity", ","])
+def test_a_body_without_a_coding_is_read(client: FlaskClient, encoding: str) -> None:
+    body = json.dumps(asking()).encode()
+    assert post_bytes(client, body, **{"Content-Encoding": encoding}).status_code == 200
+
+
+def test_a_byte_order_mark_is_passed_over(client: FlaskClient) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps(asking()).encode()
+    assert post_bytes(client, body).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n"])
+def test_an_empty_body_is_named_so(client: FlaskClient, body: bytes) -> None:
+    response = post_bytes(client, body)
+    assert told(response) == INVALID_JSON
+    assert error_of(response)["message"].startswith("The body is empty; ")
+
+
+def test_values_beyond_number_are_refused(client: FlaskClient) -> None:
+    body = b'{"messages":[%s{}]}' % (b"{}," * 200_000)
+    assert told(post_bytes(client, body)) == INVALID_JSON
 
 
 def body_of(size: int) -> bytes:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.strict_json import InvalidJSON, dumps, loads, loads_upstream, readable
+from proxy.strict_json import (
+    MAX_MARKS,
+    MAX_UPSTREAM_MARKS,
+    InvalidJSON,
+    dumps,
+    loads,
+    loads_upstream,
+    readable,
+)
 
 quick = settings(max_examples=150, derandomize=True, deadline=None, database=None)
 
@@ -36,7 +44,8 @@ values = st.recursive(
         (b'"\\ud83d\\udc4b"', "👋"),  # a pair is one character
         (b"1e308", 1e308),
         (b"1e-999", 0.0),
-        (b"9" * 4300, int("9" * 4300)),
+        (b"9" * 309, int("9" * 309)),
+        (b"\xef\xbb\xbf{}", {}),  # a byte order mark
         (b'[{"a":1},{"a":2}]', [{"a": 1}, {"a": 2}]),  # the same key, in two objects
     ],
 )
@@ -62,7 +71,7 @@ def test_what_is_json(read: Any, body: bytes, value: Any) -> None:
         (b"[-1e400]", "a number in it is out of range"),
         (b"9" * 4301, "a number in it is out of range"),
         (b"\xff\xfe{\x00}\x00", "it is not UTF-8 (byte 0)"),  # UTF-16 with a mark
-        (b"\xef\xbb\xbf{}", "it is not valid JSON (line 1, column 1)"),  # a byte order mark
+        (b"{}\xef\xbb\xbf", "it is not valid JSON (line 1, column 3)"),  # not before it
         (b'"secret \xff"', "it is not UTF-8 (byte 8)"),
         (b'"\xed\xa0\x80"', "it is not UTF-8 (byte 1)"),  # a surrogate in bytes
         (b'"\xc0\xaf"', "it is not UTF-8 (byte 1)"),  # an overlong form
@@ -138,6 +147,52 @@ def test_brackets_inside_strings_do_not_count(text: str) -> None:
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:
     assert loads(b"[" + b"[[]]," * 10_000 + b"[]]")[0] == [[]]
+
+
+READERS = pytest.mark.parametrize(
+    ("read", "maximum"),
+    [(loads, MAX_MARKS), (loads_upstream, MAX_UPSTREAM_MARKS)],
+    ids=["caller", "provider"],
+)
+ITEMS = {  # of a list, each with its comma and the number of its marks
+    "objects": (b"{},", 3),
+    "lists": (b"[],", 3),
+    "numbers": (b"0,", 1),
+    "strings": (b'"",', 1),
+    "pairs": (b'{"a":0},', 4),
+    "an escaped quote": (b'"\\",",', 1),
+    "an escaped backslash": (b'"\\\\",', 1),
+    "both": (b'"\\\\\\",\\\\",', 1),
+}
+
+
+@READERS
+@pytest.mark.parametrize(("item", "marks"), ITEMS.values(), ids=ITEMS)
+def test_the_number_of_values_is_bounded(read: Any, maximum: int, item: bytes, marks: int) -> None:
+    """By what stands between them."""
+    count = (maximum - 2) // marks
+    assert len(read(b"[" + item * count + b"0]")) == count + 1
+    with pytest.raises(InvalidJSON, match=rf"^it has more than {maximum} commas, colons"):
+        read(b"[" + item * (count + 1) + b"0]" + b" " * MAX_UPSTREAM_MARKS)
+
+
+@READERS
+@pytest.mark.parametrize("text", [",", "[{", '"', "\\", '\\",:', ', \\"a\\": [1]'])
+def test_marks_in_strings_are_text(read: Any, maximum: int, text: str) -> None:
+    value = {"content": text * (maximum + 1), "more": [text, 1]}
+    assert read(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("body", [b'"' * 1_000_000, b"\\" * 1_000_000, b'{"' + b"," * 1_000_000])
+def test_marks_of_what_is_not_json(body: bytes) -> None:
+    with pytest.raises(InvalidJSON, match=r"^it is not valid JSON \(line 1, column "):
+        loads(body)
+
+
+@pytest.mark.parametrize("number", [b"9" * 310, b"-" + b"1" * 309, b"1" + b"0" * 4299])
+def test_a_callers_whole_number_is_no_larger_than_a_float(number: bytes) -> None:
+    with pytest.raises(InvalidJSON, match=r"^a number in it is out of range$"):
+        loads(b'{"seed":' + number + b"}")
 
 
 @pytest.mark.parametrize(
