@@ -160,7 +160,8 @@ def _not_ready(config: Settings, env: Mapping[str, str]) -> str:
     where = WHERE.get(env.get("LLAMA_PROVIDER", "").strip().lower() or "workers-ai", {})
     lines = [f"Warning: {warning}" for warning in config.warnings]
     lines.append(NOT_READY)
-    for problem in config.problems:
+    in_file = [problem for problem in config.problems if problem.variable == ".env"]
+    for problem in in_file or config.problems:  # the others may come of an unreadable file
         lines.append(f"- {problem}")
         if problem.variable in where and not env.get(problem.variable, "").strip():
             lines.append(f"  Get it here: {where[problem.variable]}")

@@ -316,7 +316,9 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_not_offline(
     assert result.returncode == 1
     assert "OFFLINE" not in said(result)
     assert "Not ready, because" in result.stdout
-    assert "- .env: " in result.stdout
+    problems = [line for line in result.stdout.splitlines() if line.startswith("- ")]
+    assert problems
+    assert all(line.startswith("- .env: ") for line in problems)
 
 
 def test_with_complete_settings_it_is_the_real_provider(tmp_path: Path, emulator: Emulator) -> None:
