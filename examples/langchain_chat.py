@@ -1,4 +1,4 @@
-"""LangChain: whole and streamed. `pip install langchain-openai`"""
+"""LangChain: a complete answer and a streamed one. `pip install langchain-openai`"""
 
 import os
 import sys
@@ -11,7 +11,7 @@ model = ChatOpenAI(
     base_url=os.environ.get("PROXY_URL", "http://127.0.0.1:8000"),
     api_key=os.environ["WORKER_ACCESS_KEY"],
     model=os.environ.get("PROXY_MODEL", "@cf/meta/llama-3.1-8b-instruct-fast"),
-    stream_usage=True,  # with a base_url of one's own LangChain does not ask for the tokens
+    stream_usage=True,  # LangChain does not ask for token counts if base_url is set
 )
 
 answer = model.invoke(QUESTION)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Simon Willison's llm: `pip install llm`
+# Simon Willison's llm in the shell. `pip install llm`
 set -eu
-: "${WORKER_ACCESS_KEY:?is not set: the key that make run printed, or yours}"
+: "${WORKER_ACCESS_KEY:?is not set: use your own key, or the one that make run printed}"
 
-# The models are listed in llm's own folder: "$(dirname "$(llm logs path)")". This is one for a
-# single run; put the same lines there, and `llm keys set proxy`, to have the model for good.
+# llm reads its models from its own folder, "$(dirname "$(llm logs path)")". This script uses a
+# temporary one. To keep the model, put the same lines there and run `llm keys set proxy`.
 LLM_USER_PATH=$(mktemp -d)
 export LLM_USER_PATH
 trap 'rm -r "$LLM_USER_PATH"' EXIT

@@ -1,4 +1,4 @@
-// OpenAI's SDK for Node: whole, streamed, and what an error tells. `npm install openai`
+// OpenAI's SDK for Node: a complete answer, a streamed one, and errors. `npm install openai`
 import OpenAI from "openai";
 
 const model = process.env.PROXY_MODEL ?? "@cf/meta/llama-3.1-8b-instruct-fast";

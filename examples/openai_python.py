@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Python: whole, streamed, and what an error tells. `pip install openai`"""
+"""OpenAI's SDK for Python: a complete answer, a streamed one, and errors. `pip install openai`"""
 
 import os
 import sys
@@ -25,12 +25,12 @@ try:
         stream=True,
         stream_options={"include_usage": True},
     )
-    with stream:  # however this block is left, the proxy and the provider stop too
+    with stream:  # leaving the block closes the connection, so the model stops too
         for chunk in stream:
             if chunk.choices:
                 print(chunk.choices[0].delta.content or "", end="", flush=True)
             if chunk.usage:
                 print(f"\n{chunk.usage.total_tokens} tokens")
-except APIError as error:  # of the SDK's: a stream that breaks off raises it too
+except APIError as error:  # also raised if a stream fails in the middle
     print(f"{error.code or 'no answer'}: {error.message}", file=sys.stderr)
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""A chat in the browser: streamed, with a stop button, and errors in the proxy's words.
+"""A chat in the browser: streamed, with a stop button, and with the proxy's error messages.
 
 `pip install openai 'streamlit>=1.59'`, then `streamlit run streamlit_chat.py`
 """
@@ -10,12 +10,12 @@ import streamlit as st
 from openai import APIError, APIStatusError, AsyncOpenAI
 
 PROXY_URL = os.environ.get("PROXY_URL", "http://127.0.0.1:8000")
-KEY = os.environ["WORKER_ACCESS_KEY"]  # it stays in this process: no browser sees it
+KEY = os.environ["WORKER_ACCESS_KEY"]  # stays in this process; the browser never gets it
 MODEL = os.environ.get("PROXY_MODEL", "@cf/meta/llama-3.1-8b-instruct-fast")
 
 
 async def read(turns):
-    """Ask, and let the answer of the last turn grow."""
+    """Send the conversation; append the streamed text to the last turn's answer."""
     messages = []
     for turn in turns:
         messages.append({"role": "user", "content": turn["question"]})
@@ -29,33 +29,33 @@ async def read(turns):
 
 
 async def draw(turns, place):
-    """Draw the answer while it grows.
+    """Show the answer while it grows.
 
-    Drawing is where Streamlit stops a script, so it goes on while nothing comes. To leave closes
-    the connection; the proxy sees that, and closes the provider's.
+    Streamlit stops a script only when the script draws something, so draw ten times a second even
+    if no text has arrived. Leaving closes the connection to the proxy, which closes the provider's.
     """
     reading = asyncio.create_task(read(turns))
     while not reading.done():
         place.markdown(turns[-1]["answer"] + " …")
         await asyncio.wait([reading], timeout=0.1)
     place.markdown(turns[-1]["answer"])
-    reading.result()  # raises what it raised
+    reading.result()  # raises the error of read()
 
 
-def tell(error):
-    """The proxy's own words, its code, and whether a retry helps (the SDK has tried by then)."""
-    words = error.body["message"] if isinstance(error.body, dict) else error.message
-    told = f"`{error.code}`: {words}" if error.code else words
-    if isinstance(error, APIStatusError):  # else it broke off later, and there are no headers
+def describe(error):
+    """The error message and its code, and whether a retry helps (the SDK has tried already)."""
+    message = error.body["message"] if isinstance(error.body, dict) else error.message
+    text = f"`{error.code}`: {message}" if error.code else message
+    if isinstance(error, APIStatusError):  # otherwise the stream failed later: no headers
         wait = error.response.headers.get("Retry-After")
         match error.response.headers.get("X-Should-Retry"):
             case "true":
-                told += f"\n\nTry again in {wait or 'a few'} seconds."
+                text += f"\n\nTry again in {wait or 'a few'} seconds."
             case "false" if wait:
-                told += f"\n\nTrying again does not help for the next {wait} seconds."
+                text += f"\n\nTrying again does not help for the next {wait} seconds."
             case "false":
-                told += "\n\nTrying again does not help."
-    return told
+                text += "\n\nTrying again does not help."
+    return text
 
 
 st.title("Chat")
@@ -77,6 +77,6 @@ if question := st.chat_input("Ask something", submit_mode="stop"):
         try:
             asyncio.run(draw(turns, st.empty()))
         except APIError as error:
-            turn["failure"] = tell(error)
+            turn["failure"] = describe(error)
             st.error(turn["failure"])
     turn["stopped"] = False

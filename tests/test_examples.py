@@ -107,6 +107,14 @@ def test_openai_python_tells_the_error(proxy: Server, question: str, code: str) 
     assert "Request id: " in line
 
 
+# --- structured_output.py -------------------------------------------------------------------------
+
+
+def test_structured_output(proxy: Server) -> None:
+    result = run(proxy, sys.executable, "structured_output.py", "Hi")
+    assert (result.stdout, result.stderr) == ("name='Hi' length_km=1 countries=['Hi']\n", "")
+
+
 # --- the README's own -----------------------------------------------------------------------------
 
 
