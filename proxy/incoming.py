@@ -1,4 +1,4 @@
-"""What a request brings besides its JSON: its bytes, its id, its caller's socket and patience."""
+"""Reads what a request brings besides JSON: headers, bytes, and what the log shows of it."""
 
 import re
 import socket
@@ -33,17 +33,18 @@ _HOST = re.compile(
 
 
 def client_socket() -> socket.socket | None:
-    """The caller's connection, where the server shows it (gunicorn)."""
+    """The client's connection, if the server provides it (gunicorn does)."""
     sock: socket.socket | None = request.environ.get("gunicorn.socket")
     return sock
 
 
 def timeouts(ours: Timeouts, stream: bool) -> Timeouts:
-    """Ours, or a little less than those that OpenAI's SDKs send: a tenth, at most a second. Theirs
-    is for the time without bytes, in seconds. An answer that comes after they gave up is asked for,
-    and paid, again."""
-    told = [request.headers.get(name, "") for name in _THEIR_TIMEOUTS]
-    known = [float(text) for text in told if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text)]
+    """Ours, or a tenth less (at most a second) than the read timeout that OpenAI's SDKs announce.
+
+    After a timeout they repeat the request, and it is billed twice.
+    """
+    announced = [request.headers.get(name, "") for name in _THEIR_TIMEOUTS]
+    known = [float(text) for text in announced if re.fullmatch(_SECONDS, text)]
     theirs = min((seconds - min(1, seconds / 10) for seconds in known if seconds), default=inf)
     return Timeouts(
         first_byte=min(ours.first_byte, theirs),
@@ -52,6 +53,7 @@ def timeouts(ours: Timeouts, stream: bool) -> Timeouts:
     )
 
 
+_SECONDS = r"[0-9]{1,6}(\.[0-9]{1,9})?"
 _THEIR_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 
@@ -69,44 +71,46 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 
 
 def clean_path(is_secret: Callable[[str], bool]) -> str:
-    """The path, for the log: the first 64 characters, without what may be a key.
+    """The path, for the log: 64 clean characters, with `?` for a segment that may be a key.
 
     People paste keys into URLs. A path that holds one of this proxy's is not shown at all.
     """
     segments = request.path.split("/")[:_MOST_SEGMENTS]
     rests = [request.path.split("/", number)[-1] for number in range(len(segments))]
-    words = re.split("[/ =&?,;:]", request.path)[:_MOST_SEGMENTS]
+    words = re.split(r"[\s/=&?,;:]", request.path)[:_MOST_SEGMENTS]
     if any(is_secret(text) for text in [*rests, *segments, *words]):
         return "?"
-    shown = ["?" if re.fullmatch(_LIKE_A_KEY, segment) else segment for segment in segments]
+    shown = ["?" if _may_be_key(segment) else segment for segment in segments]
     return re.sub("[^A-Za-z0-9/._~@:-]", "?", "/".join(shown)[:64])
 
 
 _MOST_SEGMENTS = 16
-_LIKE_A_KEY = ".{25,}|(?=.*[0-9]).{16,}"  # long, or not so long and with a digit
+
+
+def _may_be_key(text: str) -> bool:
+    return len(text) > 24 or (len(text) >= 16 and any(map(str.isdigit, text)))
 
 
 def retry() -> int | None:
-    """Which retry of the SDK's this is, where it says so."""
-    told = request.headers.get("x-stainless-retry-count", "")
-    return int(told) if re.fullmatch("[0-9]{1,3}", told) else None
+    """The number of the SDK's retry, if it says so."""
+    count = request.headers.get("x-stainless-retry-count", "")
+    return int(count) if re.fullmatch("[0-9]{1,3}", count) else None
 
 
 class Bodies:
-    """The bodies under way in a process. A few large ones could take all its memory, so what comes
-    over the bound is refused, to be sent again a second later."""
+    """The bodies that a process handles at a time. A few large ones could use up its memory, so
+    their total has a limit, and what exceeds it is refused with `Retry-After: 1`."""
 
     def __init__(self, limit: int) -> None:
         """`limit`: bytes of one body."""
         self._limit = limit
-        self._bytes = 0  # of all that are under way
+        self._bytes = 0  # of all of them
 
     @contextmanager
     def read(self, call: Call) -> Iterator[list[bytes]]:
-        """One whole body, in a list, so that it can be let go of; it is under way until the block
-        is left. Raises CallerError.
+        """One body, in a list, so that the block can free it. Raises CallerError.
 
-        Werkzeug's own limit would cut a chunked body without a word.
+        Werkzeug's own limit would truncate a chunked body silently.
         """
         length = request.content_length
         if length is not None and length > self._limit:
@@ -123,12 +127,12 @@ class Bodies:
                 self._bytes += len(piece)
                 if size > self._limit:
                     raise self._too_large()
-                if self._bytes > max(_MOST_UNDER_WAY, self._limit):
+                if self._bytes > max(_MOST_AT_A_TIME, self._limit):
                     raise CallerError.too_many_bodies()
             if length is not None and size < length:
                 g.entry.client_gone()  # or closed its sending side, and may still read this
-                tells = f"The body ended after {size} of the {length} bytes that it claimed."
-                raise CallerError("invalid_json", tells)
+                message = f"The body ended after {size} of the {length} bytes that it announced."
+                raise CallerError("invalid_json", message)
             body = [b"".join(pieces)]
             pieces.clear()
             yield body
@@ -136,14 +140,14 @@ class Bodies:
             self._bytes -= size
 
     def _too_large(self) -> CallerError:
-        tells = f"The body is over this proxy's limit of {self._limit} bytes."
-        return CallerError("request_too_large", tells)
+        message = f"The body is over this proxy's limit of {self._limit} bytes."
+        return CallerError("request_too_large", message)
 
 
 def _piece(call: Call) -> bytes:
     try:
         return request.stream.read(_PIECE)
-    except Exception as error:  # of gunicorn's and Werkzeug's, for chunks that are none
+    except Exception as error:  # gunicorn's and Werkzeug's differ, for malformed chunks
         g.entry.notes = {"raised": type(error).__name__}
         if isinstance(error, OSError):
             g.entry.client_gone()
@@ -151,5 +155,5 @@ def _piece(call: Call) -> bytes:
         raise call.ended or unread from None
 
 
-_MOST_UNDER_WAY = 64 * 1024**2  # bytes; parsed and made anew, a body takes three times as much
+_MOST_AT_A_TIME = 64 * 1024**2  # bytes; parsed and encoded again, a body takes three times that
 _PIECE = 256 * 1024  # bytes

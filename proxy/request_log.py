@@ -1,7 +1,7 @@
-"""The log: one line for each request, written when its answer has ended, and a few at the start.
+"""The request log: one line for each request, written when its response has ended.
 
-On a terminal a line is for people; anywhere else it is a JSON object, which `python -m proxy usage`
-reads again. No line holds a key, or any text of a caller's or a provider's.
+On a terminal a line is text for people, elsewhere JSON, which `python -m proxy usage` reads. No
+line holds a key, or any text from a client or a provider. docs/log.md describes the fields.
 """
 
 import logging
@@ -34,6 +34,7 @@ class Entry:
     key: str | None = None  # its name
     model: str | None = None  # the public name
     provider: str | None = None  # only if it was asked
+    provider_model: str | None = None  # its name for the model asked last
     status: int | None = None
     provider_status: int | None = None
     provider_request_id: str | None = None
@@ -97,7 +98,7 @@ class Entry:
             str(self.status or "-"),
             f"{self.ended:<11}",
             self.code or "",
-            self.key or "-",
+            self.key or self.client or "-",
             self.model or self.path or "-",
             tokens if self.prompt_tokens is not None else "",
             f"{first}{self.total_ms} ms",

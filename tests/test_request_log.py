@@ -26,7 +26,7 @@ from proxy.upstream import Reply, Upstream
 
 FIELDS = [
     *("time", "level", "request_id", "client", "method", "path", "key", "model"),
-    *("provider", "status"),
+    *("provider", "provider_model", "status"),
     *("provider_status", "provider_request_id", "code", "stream"),
     *("prompt_tokens", "completion_tokens"),
     *("first_token_ms", "total_ms", "retry", "bytes", "ended"),
@@ -62,7 +62,7 @@ def used(prompt: int, completion: int) -> dict[str, int]:
 
 def test_a_line_is_json_with_every_field() -> None:
     entry = Entry("r-1", path="/", key="alice", model="m", provider="workers-ai", retry=2)
-    entry.client, entry.method = "192.0.2.1", "POST"
+    entry.client, entry.method, entry.provider_model = "192.0.2.1", "POST", "@cf/m"
     entry.provider_status = 200
     entry.answered(200)
     entry.provider_request_id = "p-1"
@@ -81,6 +81,7 @@ def test_a_line_is_json_with_every_field() -> None:
         "key": "alice",
         "model": "m",
         "provider": "workers-ai",
+        "provider_model": "@cf/m",
         "status": 200,
         "provider_status": 200,
         "provider_request_id": "p-1",
@@ -93,6 +94,11 @@ def test_a_line_is_json_with_every_field() -> None:
         "bytes": 40,
         "ended": "done",
     }
+
+
+def test_every_field_is_documented() -> None:
+    table = re.findall(r"^\| (`.*?`) \|", (serving.ROOT / "docs/log.md").read_text(), re.MULTILINE)
+    assert re.findall("`([a-z_]+)`", " ".join(table)) == FIELDS
 
 
 def test_times_are_in_milliseconds_and_end_with_the_response() -> None:
@@ -255,6 +261,8 @@ CLEAN = {
     f"/v1&api_key={KEY}": "?",
     f"/x/{PROVIDER_KEY}": "?",
     "/v1/odd/key+with=more": "?",
+    f"/{KEY}\n": "?",
+    "/abcdefghijkl\nmnopqrstuvwxyz": "/?",
     "/sk-proj-abcdefghijklmnopqrstuvwxyz": "/?",
     "/v1/sk-0123456789abc/models": "/v1/?/models",
     "/5f0c91d27b3e4a685f0c91d27b3e4a68/ai/run": "/?/ai/run",
