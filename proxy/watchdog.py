@@ -31,9 +31,9 @@ _RESTARTING = partial(OperatorError, "internal_error", "This proxy is being rest
 class Timeouts(NamedTuple):
     """How long a provider may take, in seconds."""
 
-    first_byte: float = 130.0
-    idle: float = 60.0
-    total: float = 600.0
+    first_byte: float
+    idle: float
+    total: float
 
 
 class Call:

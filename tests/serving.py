@@ -14,6 +14,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
 DEADLINE = 30.0  # seconds; for conditions that are met at once on an idle machine
@@ -23,31 +25,8 @@ PROVIDER_KEY = "tier2-Ub7nK3pYd6GfJ0ae"
 ACCOUNT = "5f0c91d27b3e4a68"
 MODEL = "@cf/meta/llama-3.1-8b-instruct-fast"
 
-# Each setting there is, blank: the environment beats the developer's own `.env`, also when blank.
-BLANK = dict.fromkeys(
-    [
-        "WORKER_ACCESS_KEY",
-        "WORKER_ACCESS_KEYS",
-        "LLAMA_PROVIDER",
-        "LLAMA_PROVIDER_API_KEY",
-        "CLOUDFLARE_API_TOKEN",
-        "CLOUDFLARE_ACCOUNT_ID",
-        "LLAMA_PROVIDER_BASE_URL",
-        "LLAMA_PROVIDER_MODELS",
-        "LLAMA_PROVIDER_CA_BUNDLE",
-        "LLAMA_PROVIDER_TIMEOUT",
-        "LLAMA_PROVIDER_IDLE_TIMEOUT",
-        "LLAMA_PROVIDER_TOTAL_TIMEOUT",
-        "MAX_REQUEST_BYTES",
-        "RATE_LIMIT",
-        "RATE_LIMIT_STORAGE",
-        "GRACEFUL_TIMEOUT",
-        "PORT",
-        "WEB_CONCURRENCY",
-        "LOG_LEVEL",
-    ],
-    "",
-)
+# Every setting, blank: the environment wins over the developer's own `.env`, also where blank.
+BLANK = dict.fromkeys(Settings({}).defaults, "")
 
 
 def settings(provider_url: str, provider: str = "workers-ai", **more: str) -> dict[str, str]:

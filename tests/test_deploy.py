@@ -33,7 +33,6 @@ from serving import HOST, ROOT, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
 from proxy.settings import Settings
-from proxy.watchdog import Timeouts
 
 SITE = ROOT / "deploy" / "nginx.conf"
 UNIT = ROOT / "deploy" / "llm-proxy.service"
@@ -215,7 +214,7 @@ def test_the_numbers_fit_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
     site, unit = SITE.read_text(), UNIT.read_text()
     shipped = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
     assert number(site, "keepalive_timeout") < shipped["keepalive"]
-    assert number(site, "proxy_read_timeout") > Timeouts().total
+    assert number(site, "proxy_read_timeout") > Settings({}).timeouts.total
     assert number(site, "client_max_body_size") * 2**20 > Settings({}).max_request_bytes
     assert number(unit, "TimeoutStopSec") > shipped["graceful_timeout"]
 

@@ -52,7 +52,8 @@ class Way(NamedTuple):
 
 
 def soon(**timeouts: float) -> Way:
-    return Way(Upstream(), Timeouts(**{"first_byte": DEADLINE, "idle": DEADLINE, **timeouts}))
+    long = {"first_byte": DEADLINE, "idle": DEADLINE, "total": 600.0}
+    return Way(Upstream(), Timeouts(**{**long, **timeouts}))
 
 
 @contextmanager
@@ -662,7 +663,7 @@ def test_each_caller_gets_the_answer_to_its_own_request(
         text = b"for %d" % number
         return read(UpstreamRequest(url, {}, text), way) == text
 
-    way = Way(Upstream(authority.bundle), Timeouts(DEADLINE, DEADLINE))
+    way = Way(Upstream(authority.bundle), Timeouts(DEADLINE, DEADLINE, 600))
     with provider(talk) as url, ThreadPoolExecutor(4) as crowd:
         url = url.replace("http:", f"{scheme}:")
         assert all(ask(number) for number in range(10))

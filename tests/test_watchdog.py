@@ -15,6 +15,8 @@ from proxy.errors import CallerError, ClientGone, OperatorError, ProviderError
 from proxy.watchdog import Call, Timeouts, Watchdog
 
 SHORT = 0.05  # seconds
+TIMEOUTS = Timeouts(first_byte=130, idle=60, total=600)
+IMPATIENT = TIMEOUTS._replace(first_byte=SHORT)
 Waits = Callable[[Call], object]
 
 
@@ -60,7 +62,7 @@ def code(error: Exception | None) -> str:
 
 def test_a_call_without_a_reason_to_end_goes_on(ends: Ends) -> None:
     def waits(call: Call) -> None:
-        call.begin(Timeouts())
+        call.begin(TIMEOUTS)
         call.await_first_byte()
         gevent.sleep(3 * watchdog.INTERVAL)
 
@@ -68,7 +70,9 @@ def test_a_call_without_a_reason_to_end_goes_on(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    "timeouts", [Timeouts(first_byte=SHORT), Timeouts(total=SHORT)], ids=["first byte", "total"]
+    "timeouts",
+    [IMPATIENT, TIMEOUTS._replace(total=SHORT)],
+    ids=["first byte", "total"],
 )
 def test_a_provider_that_is_late(ends: Ends, timeouts: Timeouts) -> None:
     reason = ends.ended(ends.silent(timeouts))
@@ -82,7 +86,7 @@ def test_each_byte_gives_more_time_but_not_in_all(ends: Ends) -> None:
     """A provider that drips is ended by the total."""
 
     def drips(call: Call) -> None:
-        call.begin(Timeouts(total=0.5))
+        call.begin(TIMEOUTS._replace(total=0.5))
         while True:
             call.await_provider(DEADLINE)
             gevent.sleep(SHORT)
@@ -94,7 +98,7 @@ def test_each_byte_gives_more_time_but_not_in_all(ends: Ends) -> None:
 
 def test_silence_between_bytes(ends: Ends) -> None:
     def waits(call: Call) -> None:
-        call.begin(Timeouts())
+        call.begin(TIMEOUTS)
         call.await_provider(SHORT)
         ends.our_provider.recv(1)
 
@@ -112,7 +116,7 @@ LEAVES: dict[str, Callable[[Any], object]] = {
 def test_a_client_that_leaves_ends_the_call(ends: Ends, leave: Callable[[Any], object]) -> None:
     """Also while the provider is silent."""
     leave(ends.client)
-    assert isinstance(ends.ended(ends.silent(Timeouts())), ClientGone)
+    assert isinstance(ends.ended(ends.silent(TIMEOUTS)), ClientGone)
 
 
 def test_a_client_that_sends_its_body_too_slowly(
@@ -136,7 +140,7 @@ def test_a_client_that_does_not_read_its_answer(
     dog.restart_in(0)
 
     def waits(call: Call) -> None:
-        call.begin(Timeouts(total=0))
+        call.begin(TIMEOUTS._replace(total=0))
         call.await_client()
         while True:
             ends.our_client.sendall(b"x" * 65536)
@@ -149,13 +153,13 @@ def test_a_client_that_does_not_read_its_answer(
 def test_one_watchdog_looks_at_many_calls(ends: Ends) -> None:
     dog = Watchdog()
     for _ in range(2):
-        assert code(ends.ended(ends.silent(Timeouts(first_byte=SHORT)), dog)) == "provider_timeout"
+        assert code(ends.ended(ends.silent(IMPATIENT), dog)) == "provider_timeout"
 
 
 def test_what_is_open_ends_before_the_process(ends: Ends) -> None:
     dog = Watchdog()
     dog.restart_in(SHORT)
-    reason = ends.ended(ends.silent(Timeouts()), dog)
+    reason = ends.ended(ends.silent(TIMEOUTS), dog)
     assert isinstance(reason, OperatorError)
     assert reason.code == "internal_error"
 
@@ -165,7 +169,7 @@ def test_the_first_reason_stays(ends: Ends) -> None:
 
     def waits(call: Call) -> None:
         with suppress(OSError):
-            ends.silent(Timeouts(first_byte=SHORT))(call)
+            ends.silent(IMPATIENT)(call)
         ends.client.close()
         ends.our_provider.recv(1)
 
@@ -174,7 +178,7 @@ def test_the_first_reason_stays(ends: Ends) -> None:
 
 def test_a_call_that_is_over_is_watched_no_more(ends: Ends) -> None:
     dog = Watchdog()
-    assert ends.ended(lambda call: call.begin(Timeouts()), dog) is None
+    assert ends.ended(lambda call: call.begin(TIMEOUTS), dog) is None
     ends.client.close()
     with dog.watch(None) as other:
         gevent.sleep(3 * watchdog.INTERVAL)
