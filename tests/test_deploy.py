@@ -8,6 +8,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from crowd import (
     read_all,
     workers,
 )
-from serving import HOST, ROOT, Server, read_to_end, read_until, wait_until
+from serving import DEADLINE, HOST, ROOT, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
 from proxy.settings import Settings
@@ -99,6 +100,18 @@ def test_an_answer_and_its_headers(site: Server, emulator: Emulator) -> None:
     unclean = answer_to(site, post("Hi", "X-Request-Id: mine 1"))
     assert unclean.headers["X-Request-Id"] not in ("", "mine 1")
     assert len(emulator.requests) == 2
+
+
+def test_the_log_has_the_clients_address(serve: Serve, env: dict[str, str], tmp_path: Path) -> None:
+    """As nginx sees it, whatever the client claims."""
+    with serve(env) as proxy, nginx(proxy.port, tmp_path) as server:
+        address = (HOST, server.port)
+        with socket.create_connection(address, DEADLINE, ("127.0.0.2", 0)) as connection:
+            connection.sendall(post("Hi", "X-Forwarded-For: 192.0.2.1", "X-Request-Id: mine-2"))
+            assert read_to_end(connection)
+        wait_until(lambda: "mine-2" in proxy.log)
+    (line,) = [json.loads(line) for line in proxy.log.splitlines() if "mine-2" in line]
+    assert (line["client"], line["status"]) == ("127.0.0.2", 200)
 
 
 def test_each_token_passes_at_once(site: Server, emulator: Emulator) -> None:
