@@ -1,13 +1,14 @@
 """A stand-in for Workers AI and for an OpenAI-compatible API, over real HTTP.
 
-It answers a newcomer who has no account (`python -m emulator`), and it misbehaves on demand
-for tests and benchmarks (`with Emulator() as emulator:`), by directives in the last message
-such as `[[wait=2,reset=middle]]`. Standard library only.
+`make run` and `python -m emulator` use it without an account. Tests and benchmarks use it too
+(`with Emulator() as emulator:`): directives in the last message, such as `[[wait=2,reset=middle]]`,
+make it misbehave. Standard library only.
 
-- answers: what a well-behaved provider says
+- answers: the content of a normal answer
+- schema: an instance of a JSON schema, for structured output and tool calls
 - directives: how a request asks for misbehaviour
-- faults: what the directives do, as steps on the wire
-- server: the sockets
+- faults: what each directive does
+- server: the HTTP server
 """
 
 from emulator.server import Emulator, Received

@@ -23,7 +23,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until Ctrl-C or SIGTERM; return the exit status."""
     options = _arguments()
     signal.signal(signal.SIGTERM, _interrupt)
     try:

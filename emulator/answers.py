@@ -1,6 +1,7 @@
-"""What a well-behaved provider says: a request body in, JSON values out, nothing else touched.
+"""The content of a normal answer: pure functions from a request body to JSON values.
 
-A `Reply` is what is said, a `Dialect` puts it in one provider's shapes. One token is one word.
+A `Reply` is independent of the provider; a `Dialect` gives it one provider's form. One token is one
+word.
 """
 
 import json
@@ -17,22 +18,22 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """What is said, in no dialect: the words, joined, are the text (or a call's arguments)."""
+    """An answer in no dialect: the words, joined, are the text (or a call's arguments)."""
 
     words: list[str]
     prompt_tokens: int
     finish_reason: str = "stop"
-    value: Any = None  # JSON mode: what the text says
+    value: Any = None  # JSON mode: the value that the text encodes
     call: tuple[str, Json] | None = None  # a tool's name and arguments
 
     @property
     def text(self) -> str:
-        """The whole text: exactly the words, joined."""
+        """The words, joined."""
         return "".join(self.words)
 
     @property
     def usage(self) -> Json:
-        """Words in, words out and their sum, under the names both providers use."""
+        """The words of the prompt, of the answer and their sum, under the names both providers use."""
         spoken = len(self.words)
         total = self.prompt_tokens + spoken
         counts = (self.prompt_tokens, spoken, total)
@@ -43,7 +44,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Completion:
-    """A reply in one dialect: the whole answer, and the chunks of a stream in three parts.
+    """A reply in one dialect: as one JSON object, and as the chunks of a stream in three parts.
 
     Only `words` come with a pause between them; `[DONE]` is not among the closing chunks.
     """
@@ -56,10 +57,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class Dialect:
-    """One provider's shapes.
+    """One provider's JSON.
 
-    `complete(reply, body, id, unix seconds)`; `error(HTTP status, code, message, id)`, with None
-    for a code that fits the status; `headers(id)`.
+    `complete(reply, body, id, unix seconds)`; `error(HTTP status, code, message, id)`, None as
+    code means the usual one of the status; `headers(id)`.
     """
 
     complete: Callable[[Reply, Json, str, int], Completion]
@@ -78,7 +79,7 @@ def message_text(message: Any) -> str:
 
 
 def reply_to(body: Json, said: str, words: int | None = None) -> Reply:
-    """The reply to a body with `messages`, quoting `said`; `words` sets a plain text's length."""
+    """The reply to a body with `messages`. It quotes `said`; `words` sets the length of a text."""
     asked = sum(len(message_text(message).split()) for message in body["messages"])
     tools = body.get("tools")
     if tools and body.get("tool_choice") != "none" and body["messages"][-1].get("role") != "tool":
@@ -93,7 +94,7 @@ def reply_to(body: Json, said: str, words: int | None = None) -> Reply:
         text = " ".join(islice(cycle(text.split()), words))
     spoken = _split(text)
     limit = body.get("max_tokens") or body.get("max_completion_tokens") or len(spoken)
-    if limit < len(spoken):  # a JSON text cut short says nothing any more: no value
+    if limit < len(spoken):  # JSON that was cut has no value
         return Reply(_split("".join(spoken[:limit]).rstrip()), asked, "length")
     return Reply(spoken, asked, value=value)
 
@@ -124,7 +125,7 @@ def _split(text: str) -> list[str]:
 
 _PADDING = "abcdefghijklmnopqrstuvwxyz0123456789"
 
-# Code -> what Workers AI says with it; the first code listed for a status is that status's own.
+# Status -> code -> Workers AI's message; the first code of a status is its usual one.
 _MESSAGES = {
     400: {
         5006: "Bad input",
@@ -144,7 +145,7 @@ _MESSAGES = {
 
 
 def envelope(*errors: tuple[int, str], result: Json | None = None) -> Json:
-    """Cloudflare's error envelope round (code, message) pairs."""
+    """Cloudflare's error envelope with these (code, message) pairs."""
     listed = [{"code": code, "message": message} for code, message in errors]
     return {"result": result, "success": False, "errors": listed, "messages": []}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_DIRECTIVE = re.compile(r"\s*\[\[\s*([A-Za-z][^\[\]]*)\]\]")  # not [[1, 2], [3, 4]]: just text
+_DIRECTIVE = re.compile(r"\s*\[\[\s*([A-Za-z][^\[\]]*)\]\]")  # not [[1, 2], [3, 4]]
 
 
 class WrongDirectiveError(Exception):
@@ -23,7 +23,7 @@ class WrongDirectiveError(Exception):
 
 @dataclass(frozen=True)
 class Faults:
-    """The directives of one request: seconds are floats, counts and bytes are ints."""
+    """The directives of one request. Seconds are floats; counts and bytes are ints."""
 
     wait: float = 0.0
     first: float = 0.0

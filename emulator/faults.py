@@ -1,7 +1,7 @@
-"""How the emulator misbehaves on demand, and the steps on the wire that come of it.
+"""What each directive does.
 
-`answer` chooses what is said, `script` how it is sent: an answer is a sequence of steps (bytes to
-send, seconds to wait, an end), so that a fault is no more than a step put in, or one left out.
+`answer` makes the HTTP answer; `script` turns it into steps (bytes to send, seconds to wait, an end
+of the connection). A fault changes the answer, or inserts or removes a step.
 """
 
 import http.client
@@ -29,7 +29,7 @@ _BLOCK = b"x" * 65536
 
 
 class End(Enum):
-    """How a connection ends: all said, a plain close too early, or a reset too early."""
+    """How a connection ends: after the complete answer, closed early, or reset early."""
 
     COMPLETE = "complete"
     CLOSE = "close"
@@ -50,7 +50,7 @@ class Answer:
     words: list[bytes]
     opening: list[bytes] = field(default_factory=list)
     closing: list[bytes] = field(default_factory=list)
-    usage: Json | None = None  # the tokens that it tells of, once it was sent to its end
+    usage: Json | None = None  # the usage that the complete answer contains
 
     @property
     def streamed(self) -> bool:
@@ -60,7 +60,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, understood: what `answer` needs to know of it."""
+    """A parsed request."""
 
     dialect: Dialect
     body: Json
@@ -75,17 +75,17 @@ class Asked:
 
     @property
     def streamed(self) -> bool:
-        """Whether to answer by a stream: as asked, unless told to do the reverse."""
+        """Whether to answer with a stream: as requested, unless a directive reverses it."""
         asked = self.body.get("stream") is True
         return (asked or self.faults.sse_for_whole) and not self.faults.json_for_stream
 
 
-# --- what is said -----------------------------------------------------------------------------
+# --- the answer --------------------------------------------------------------------------------
 
 
 def _dump(value: Json) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")  # a lone surrogate quoted back is no reason to die
+    return text.encode("utf-8", "replace")  # the prompt may have a lone surrogate
 
 
 def _event(value: Json) -> bytes:
@@ -93,7 +93,7 @@ def _event(value: Json) -> bytes:
 
 
 def json_answer(status: int, payload: Json, headers: dict[str, str]) -> Answer:
-    """A JSON body as an answer."""
+    """An answer with a JSON body."""
     return Answer(status, "application/json", headers, [_dump(payload)])
 
 
@@ -140,7 +140,7 @@ def _sample(asked: Asked) -> Answer:
 
 
 def _huge(asked: Asked, size: int) -> Answer:
-    """A body (of a stream: the first word's event) of `size` bytes, made of one shared block."""
+    """A body (in a stream, the first event with text) of `size` bytes, from one shared block."""
     completion = asked.complete(Reply([_MARK], 0))
     text = _event(completion.words[0]) if asked.streamed else _dump(completion.whole)
     before, _, after = text.partition(_MARK.encode())
@@ -169,7 +169,7 @@ _INSTEAD: dict[str, Callable[[Asked], Answer]] = {
 
 
 def answer(asked: Asked) -> Answer:
-    """What to say to a request, its faults of content included."""
+    """The answer to a request, with the faults that change its content."""
     faults = asked.faults
     made = (make for name, make in _INSTEAD.items() if getattr(faults, name) is not None)
     answer = next(made, _plain)(asked)
@@ -185,7 +185,7 @@ def answer(asked: Asked) -> Answer:
     return answer
 
 
-# --- how it is sent ---------------------------------------------------------------------------
+# --- the steps --------------------------------------------------------------------------------
 
 
 def _chunk(piece: bytes) -> bytes:
@@ -254,7 +254,7 @@ def _body(answer: Answer, faults: Faults, gap: float) -> Iterator[Step]:
             yield from _cut(faults, "middle")
         if index == faults.stall:
             yield HANG
-        yield pause  # even of 0 seconds: a wait is where the client's leaving is seen
+        yield pause  # even of 0 seconds: only a wait notices that the client has left
         yield piece
     if faults.stall is not None:
         yield HANG

@@ -1,7 +1,7 @@
-"""The emulator's sockets: an HTTP/1.1 server with a thread for each connection.
+"""The emulator's HTTP/1.1 server, with a thread for each connection.
 
-It understands a request, plays the script that `faults` makes for it step by step, and keeps
-what it received for tests to look at.
+It parses a request, performs the steps that `faults` makes for it, and keeps the request for tests
+to look at.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: close() s
 
 @dataclass(eq=False)
 class Received:
-    """One request as it came; header names are in lower case.
+    """A request as received; header names are in lower case.
 
     `gone` is set when the client closed the connection before the answer was finished,
-    `done` when the answer was sent to its end; `usage` is what it told of tokens by then.
+    `done` when the answer was sent completely; `usage` is the usage that the answer contains.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Received:
         return json.loads(self.body)
 
     def shown(self) -> Json:
-        """The request as JSON for anyone to read: secrets are masked."""
+        """The request as JSON, with secrets masked."""
         headers = {
             name: _masked(value) if name in _SECRETS else value
             for name, value in self.headers.items()
@@ -123,12 +123,12 @@ class Emulator(ThreadingTCPServer):
             self._closed.notify_all()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that left; a mistake of our own is worth its traceback."""
+        """Ignore clients that left; other errors raise, for their traceback."""
         with contextlib.suppress(OSError):
             raise
 
 
-# --- understanding a request ------------------------------------------------------------------
+# --- parsing a request ------------------------------------------------------------------------
 
 
 def _about(emulator: Emulator) -> Answer:
@@ -155,7 +155,7 @@ _OWN: dict[tuple[str, str], Callable[[Emulator], Answer]] = {
 
 
 def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
-    """The script of the answer to a request, which is kept unless it is about the emulator."""
+    """The steps of the answer. The request is kept unless it is for the emulator itself."""
     path = unquote(urlsplit(received.path).path)
     if own := _OWN.get((received.method, path)):
         return script(own(emulator), Faults())
@@ -167,7 +167,11 @@ def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
         said = answer(asked)
         received.usage = said.usage
         return script(said, asked.faults, emulator.gap)
-    except (AttributeError, LookupError, TypeError) as error:  # a shape no provider would take
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+    ) as error:  # malformed in a way that no provider accepts
         payload = asked.dialect.error(400, None, f"Bad input: {error!r}", asked.ident)
     except WrongDirectiveError as error:
         payload = {"error": {"message": str(error)}}
@@ -175,7 +179,7 @@ def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
 
 
 def _understand(emulator: Emulator, received: Received, path: str) -> Asked | Answer:
-    """What is asked, or the answer that refuses it."""
+    """The parsed request, or the error response to it."""
     ident = str(uuid.uuid4())
     dialect = next((_ROUTES[route] for route in _ROUTES if re.fullmatch(route, path)), None)
     if dialect is None:
@@ -198,13 +202,13 @@ def _understand(emulator: Emulator, received: Received, path: str) -> Asked | An
 
 
 def _refusal(dialect: Dialect, status: int, code: int, message: str) -> Answer:
-    if dialect is WORKERS_AI:  # refused at the front door: not in the model layer's words
+    if dialect is WORKERS_AI:  # refused before the model: no AiError
         return json_answer(status, envelope((code, message)), {})
     return json_answer(status, dialect.error(status, None, message, ""), {})
 
 
 def _body(received: Received) -> Json | None:
-    """The body, when it is a JSON object with a list of messages."""
+    """The body if it is a JSON object with a list of messages, otherwise None."""
     try:
         body = received.json
     except (ValueError, RecursionError):
@@ -220,14 +224,14 @@ def _body(received: Received) -> Json | None:
 class _Handler(BaseHTTPRequestHandler):
     server: Emulator
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # a token must leave at once
+    disable_nagle_algorithm = True  # send each token at once
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def setup(self) -> None:
         super().setup()
-        self._readable = select.poll()  # select() itself stops at file descriptor 1023
+        self._readable = select.poll()  # select() cannot watch descriptors over 1023
         self._readable.register(self.connection, select.POLLIN)
 
     def _serve(self) -> None:
@@ -274,13 +278,13 @@ class _Handler(BaseHTTPRequestHandler):
         received.done.set()
 
     def _wait(self, seconds: float) -> None:
-        """Wait, but no longer than the client stays: its end of file is readable."""
+        """Wait, or raise ConnectionResetError when the client disconnects: its EOF is readable."""
         deadline = time.monotonic() + seconds
         while True:
             left = deadline - time.monotonic()
             if self._readable.poll(min(max(left, 0), 60) * 1000):
                 if not self.connection.recv(1, socket.MSG_PEEK):
                     raise ConnectionResetError
-                time.sleep(min(max(left, 0), 0.02))  # it sent its next request already
+                time.sleep(min(max(left, 0), 0.02))  # it has already sent its next request
             if left <= 0:
                 return
