@@ -33,7 +33,7 @@ class Reply:
 
     @property
     def usage(self) -> Json:
-        """The words of the prompt, of the answer and their sum, under the names both providers use."""
+        """The number of words in the prompt, in the answer, and in both."""
         spoken = len(self.words)
         total = self.prompt_tokens + spoken
         counts = (self.prompt_tokens, spoken, total)

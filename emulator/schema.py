@@ -1,30 +1,30 @@
-"""An instance of a JSON schema: what a provider answers in JSON mode, or as a tool's arguments.
+"""Instances of a JSON schema, for structured output and for the arguments of tool calls.
 
-Strings are what the user said, where the schema allows it. `not`, `if` and `patternProperties`
+Strings repeat the prompt if the schema allows it. The keywords `not`, `if` and `patternProperties`
 are ignored.
 """
 
 import math
 import re
-from re import _compiler, _parser  # type: ignore[attr-defined]  # the only reader of patterns
+from re import _compiler, _parser  # type: ignore[attr-defined]  # private, but the only parser
 from typing import Any
 
 Json = dict[str, Any]
 
 
 class UnfillableError(LookupError):
-    """A schema that has no instance, or none that is found here."""
+    """No instance of the schema was found."""
 
 
 def instance(schema: Any, said: str) -> Any:
-    """A value that fits the schema: as full as can be, and no deeper than recursion demands."""
+    """A value that fits the schema, with all its properties; recursion ends as early as it can."""
     try:
         return _Filler(schema, said).fill(schema, ())
     except (re.error, RecursionError) as error:
         raise UnfillableError(f"a schema that cannot be followed: {error}") from None
 
 
-# A type's keywords, for schemas that leave the type out.
+# Keywords that show the type of a schema without `type`.
 _KEYWORDS = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems"),
