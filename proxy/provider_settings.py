@@ -110,7 +110,13 @@ def _base_url(variables: Variables, kind: Kind) -> str:
     url = variables.text(name, kind.base_url).rstrip("/")
     account = variables.text("CLOUDFLARE_ACCOUNT_ID")
     if "{account}" in url:
-        url = url.replace("{account}", _checked_account(variables, account))
+        if not account:
+            text = "is not set; Cloudflare's dashboard shows it as Account ID"
+            variables.report("CLOUDFLARE_ACCOUNT_ID", text)
+        elif not re.fullmatch("[A-Za-z0-9-]+", account) or PLACEHOLDER.search(account):
+            text = "must be your own, of letters, digits and hyphens"
+            variables.report("CLOUDFLARE_ACCOUNT_ID", text)
+        url = url.replace("{account}", re.sub("[^A-Za-z0-9-]", "", account))
     patterns = {**_NO_BASE_URL, **kind.misplaced}
     fixes = [fix for pattern, fix in patterns.items() if re.search(pattern, url, re.IGNORECASE)]
     if fixes or not is_url(url):
@@ -120,29 +126,22 @@ def _base_url(variables: Variables, kind: Kind) -> str:
     return url
 
 
-def _checked_account(variables: Variables, account: str) -> str:
-    """The account's id; empty if it is wrong."""
-    name = "CLOUDFLARE_ACCOUNT_ID"
-    if not account:
-        variables.report(name, "is not set; Cloudflare's dashboard shows it as Account ID")
-    elif not re.fullmatch("[A-Za-z0-9-]+", account):
-        variables.report(name, "must be letters, digits and hyphens")
-        return ""
-    elif PLACEHOLDER.search(account):
-        variables.warn(name, "looks like a placeholder; set your own")
-    return account
-
-
 def _models(variables: Variables, kind: Kind, base_url: str) -> dict[str, tuple[str, ...]]:
-    """By public name, the provider's names: the one to ask, and its fallbacks."""
+    """By public name, the provider's names in the order they are asked."""
     variable = "LLAMA_PROVIDER_MODELS"
     models: dict[str, tuple[str, ...]] = {}
-    entries = [entry for entry in variables.text(variable, kind.models).split(",") if entry.strip()]
-    for public, names, fault in (_model(entry, kind.model) for entry in entries):
-        if fault or public in models:
-            variables.report(variable, fault or "must not have a public name twice")
-        models[public] = names
-    if not entries:
+    form = re.compile(rf"{kind.model}|{_NAME}\s*=\s*{kind.model}(\s*[|]\s*{kind.model})*")
+    entries = [entry.strip() for entry in variables.text(variable, kind.models).split(",")]
+    for entry in filter(None, entries):
+        public, _, chain = (part.strip() for part in entry.rpartition("="))
+        names = tuple(name.strip() for name in chain.split("|"))
+        if not form.fullmatch(entry):
+            text = "must be model, public=model or public=model|fallback, separated by commas"
+            variables.report(variable, text)
+        elif (public or chain) in models or len(set(names)) < len(names):
+            variables.report(variable, "must not have a public name, or a fallback, twice")
+        models[public or chain] = names
+    if not models:
         variables.report(variable, "is not set; set at least one model")
     asked = {name for names in models.values() for name in names}
     if kind.needs_key or "cloudflare.com/" in base_url:  # elsewhere the name may be another model's
@@ -150,19 +149,3 @@ def _models(variables: Variables, kind: Kind, base_url: str) -> dict[str, tuple[
             short = name.rpartition("/")[2]
             variables.warn(variable, f"Cloudflare withdrew {short} on 2026-05-30; choose another")
     return models
-
-
-def _model(entry: str, pattern: str) -> tuple[str, tuple[str, ...], str]:
-    """The public name, the provider's names in order, and what is wrong with the entry."""
-    public, equals, chain = (part.strip() for part in entry.rpartition("="))
-    names = tuple(name.strip() for name in chain.split("|"))
-    fault = ""
-    if len(names) > 1 and not equals:
-        fault = "fallbacks need a public name: public=a|b"
-    elif not all(re.fullmatch(pattern, name) for name in names) or (
-        equals and not re.fullmatch(_NAME, public)
-    ):
-        fault = "must be names or public=name, separated by commas; public=a|b has a fallback"
-    elif len(set(names)) < len(names):
-        fault = "must not have a model twice among one public name's fallbacks"
-    return public or chain, names, fault

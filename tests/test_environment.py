@@ -72,12 +72,9 @@ def test_only_the_file_in_the_projects_own_folder_is_read(tmp_path: Path) -> Non
     (tmp_path / "project").mkdir()
     folder = serving.copy_project(tmp_path / "project")
     (folder / ".env").write_text("FROM_PROJECT=yes\n")
+    code = "import json; from proxy.environment import read; print(json.dumps({**read()[0]}))"
     result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import json, proxy.environment as e; print(json.dumps({**e.read()[0]}))",
-        ],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env={**serving.system_environment(), "PYTHONPATH": str(folder)},
         capture_output=True,

@@ -195,6 +195,7 @@ BAD_MODELS = [
     ",=", "small=", "m 7", "klein é=m-7", "../m-7", "@cf/../../m-7", "@cf/./m-7", "@cf//m-7",
     "/m-7", "m-7/", "@cf/%2e%2e/m-7", "m-7?x", "m-7#x", "alias=../m-7", "https://evil-7.org/m",
     "chat=a||b", "chat=|a", "chat=a|", "chat=|", "=a|b", "=a", "x|y=a", "chat=a|../b",
+    "a|b", "c,a|b", "a|",
 ]
 BAD_STORAGES = [
     "redis://:p/w@127.0.0.1:6379/0", "redis://:p#w@127.0.0.1:6379/0", "redis://host:abc/0",
@@ -211,7 +212,7 @@ ENDPOINTS = [
 QUOTES = "; remove the quotes round the value"
 UNSENDABLE = "a key must be printable ASCII without blanks at its ends"
 SECONDS = "must be a number of seconds over 0, at most 86400"
-ACCOUNT_ID = "must be letters, digits and hyphens"
+ACCOUNT_ID = "must be your own, of letters, digits and hyphens"
 URL = "must be http(s)://host/path, without user, query or fragment"
 PLACEHOLDER = "must not have a placeholder; {account} alone is replaced"
 TO_RUN = "must end in /ai/run; for OpenAI's form set LLAMA_PROVIDER=openai"
@@ -220,9 +221,8 @@ TO_ENDPOINT = "must end before the endpoint: /chat/completions is appended"
 PREFIX = "must be the key alone, without Bearer or another name before it"
 NAMED = "must be name:key or name:sha256:hex, separated by commas"
 NAME_TWICE = "must not have a name twice, and 'master' is reserved"
-MODELS = "must be names or public=name, separated by commas; public=a|b has a fallback"
-FALLBACK = "fallbacks need a public name: public=a|b"
-FALLBACK_TWICE = "must not have a model twice among one public name's fallbacks"
+MODELS = "must be model, public=model or public=model|fallback, separated by commas"
+TWICE = "must not have a public name, or a fallback, twice"
 
 TO_V1 = "must end in /v1"
 TO_AI_V1 = "must end in /ai/v1; for /ai/run set LLAMA_PROVIDER=workers-ai"
@@ -260,6 +260,7 @@ PROBLEMS = {
     ("no key", "CLOUDFLARE_API_TOKEN", PREFIX): [f"Bearer {PROVIDER_KEY}"],
     ("workers-ai", "CLOUDFLARE_ACCOUNT_ID", ACCOUNT_ID): [
         "a/b", "..", "acc0unt?x", "acc 0unt", "acc0ünt", "{account}", "<account>", "ACCOUNT_ID",
+        "your-account-id", "YOUR-ACCOUNT", "xxxxxxxxxxxx",
     ],
     ("workers-ai", "CLOUDFLARE_ACCOUNT_ID", ACCOUNT_ID + QUOTES): [f"'{ACCOUNT}'"],
     ("workers-ai", "LLAMA_PROVIDER_BASE_URL", URL): BAD_URLS,
@@ -288,11 +289,9 @@ PROBLEMS = {
     ("openai", "LLAMA_PROVIDER_BASE_URL", TO_AI_V1): [RUN, f"{RUN}/{MODEL}"],
     ("workers-ai", "LLAMA_PROVIDER_MODELS", MODELS): BAD_MODELS,
     ("workers-ai", "LLAMA_PROVIDER_MODELS", "is not set; set at least one model"): [",", " , "],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", "must not have a public name twice"): [
-        "m-7,m-7", "small=m-7,small=m-8", "chat=a|b,chat=c",
+    ("workers-ai", "LLAMA_PROVIDER_MODELS", TWICE): [
+        "m-7,m-7", "small=m-7,small=m-8", "chat=a|b,chat=c", "chat=a|b|a", "chat=a|a",
     ],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", FALLBACK): ["a|b", "c,a|b", "a|"],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", FALLBACK_TWICE): ["chat=a|b|a", "chat=a|a"],
     ("openai", "LLAMA_PROVIDER_MODELS", MODELS): ["<your model>", "<model>", "{model}", "gpt 5"],
     ("openai", "LLAMA_PROVIDER_MODELS", MODELS + QUOTES): ["'gpt-5-mini'", '"gpt-5","gpt-5-mini"'],
     ("workers-ai", "LLAMA_PROVIDER_TIMEOUT", SECONDS): NO_NUMBERS,
@@ -351,9 +350,6 @@ WARNINGS = {
     ("workers-ai", "LLAMA_PROVIDER_API_KEY", BOTH_TIERS): [KEY],
     ("al", "LLAMA_PROVIDER_API_KEY", BOTH_TIERS): [PROVIDER_KEY],
     ("digest", "LLAMA_PROVIDER_API_KEY", BOTH_TIERS): [PROVIDER_KEY],
-    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID", "looks like a placeholder; set your own"): [
-        "your-account-id", "YOUR-ACCOUNT", "xxxxxxxxxxxx",
-    ],
     ("openai", "LLAMA_PROVIDER_BASE_URL", UNENCRYPTED): [
         "http://api.example.org/run", "HTTP://api.example.org/run", "http://192.168.1.7:8080/run",
         "http://localhost.example.org/run", "http://127.0.0.1.example.org/run",
@@ -410,6 +406,9 @@ NO_MISTAKES = {
         "https://r.services.ai.azure.com/models", "https://chat.example.org/chat/v1",
         "https://h.org/completions/v1", "https://h.co/models/org/m/v1", f"{GATEWAY}/compat",
         RUN.replace("/run", "/v1"), "https://api.deepseek.com", "http://localhost:11434/v1",
+        "https://generativelanguage.googleapis.com/v1beta/openai", "https://openrouter.ai/api/v1",
+        "https://r.openai.azure.com/openai/v1", "https://api.cohere.ai/compatibility/v1",
+        "https://api.groq.com/openai/v1", "https://w.cloud.databricks.com/serving-endpoints",
     ],
     ("workers-ai", "LLAMA_PROVIDER_MODELS"): [
         f"@cf/meta/llama-3-8b-instruct={MODEL}", "@cf/meta/llama-3.1-8b-instruct-fast",
