@@ -10,7 +10,6 @@ from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 from proxy import incoming, responses
 from proxy.chat import Proxy, chat_completions
 from proxy.errors import CallerError, OperatorError
-from proxy.providers import Provider
 from proxy.request_log import CLIENT_GONE, CUT, DONE, Entry, client_address
 from proxy.settings import Settings
 from proxy.strict_json import JSON
@@ -64,27 +63,18 @@ def _variables(config: Settings, prefix: str = "") -> list[str]:
     return sorted(variable for variable in variables if variable.startswith(prefix))
 
 
-def models() -> Response:
-    """GET: what callers may name as `model`, in OpenAI's form; clients fill their menus with it."""
+def models(id: str | None = None) -> Response:
+    """GET: the models that callers may name, or one of them, in OpenAI's form."""
     provider = Proxy.current().config.provider
     assert provider is not None  # otherwise there are problems, and the guard has refused
-    data = [_model(id, provider) for id in provider.models]
-    return responses.json({"object": "list", "data": data})
-
-
-def model(id: str) -> Response:
-    """GET: one of them."""
-    provider = Proxy.current().config.provider
-    assert provider is not None  # as above
-    if id not in provider.models:
+    of_each = {"object": "model", "created": 0, "owned_by": provider.name}  # no date is known
+    found: dict[str, JSON] = {name: {"id": name, **of_each} for name in provider.models}
+    if id is None:
+        return responses.json({"object": "list", "data": [*found.values()]})
+    if id not in found:
         message = "There is no such model; GET /v1/models lists the models of this proxy."
         raise CallerError("not_found", message, param="model")
-    return responses.json(_model(id, provider))
-
-
-def _model(id: str, provider: Provider) -> JSON:
-    created = 0  # no date is known
-    return {"id": id, "object": "model", "created": created, "owned_by": provider.name}
+    return responses.json(found[id])
 
 
 @health.before_request
@@ -124,9 +114,8 @@ for path in PATHS:
         strict_slashes=path != "/",
     )
 for path in MODELS_PATHS:
-    blueprint.add_url_rule(path, view_func=models, provide_automatic_options=False)
-    of_one = f"{path}/<path:id>"  # an id may hold slashes, as in @cf/meta/llama
-    blueprint.add_url_rule(of_one, view_func=model, provide_automatic_options=False)
+    for rule in (path, f"{path}/<path:id>"):  # an id may hold slashes, as in @cf/meta/llama
+        blueprint.add_url_rule(rule, view_func=models, provide_automatic_options=False)
 for probe in (healthz, readyz):
     health.add_url_rule(f"/{probe.__name__}", view_func=probe, provide_automatic_options=False)
 
