@@ -21,7 +21,8 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 
     Problems of the settings are logged, a line each, and answered with 500 until they are fixed.
     """
-    config = Settings(*(environment.read() if env is None else (env, ())))
+    found = environment.in_use or environment.read() if env is None else (env, ())
+    config = Settings(*found)
     request_log.start(config.log_level)
     request_log.logger.info("llm-proxy %s starts", __version__)
     _check_server()

@@ -1,27 +1,54 @@
 """gunicorn finds this file where it is started in this folder: `gunicorn app:app`.
 
-From elsewhere: `gunicorn -c FOLDER/gunicorn.conf.py app:app`.
+From elsewhere: `gunicorn -c FOLDER/gunicorn.conf.py app:app`. SIGHUP runs it again, in the process
+that then forks new workers, so that wrong settings must not end it.
 """
 
+import logging
+import os
+import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 chdir = str(Path(__file__).parent)
-if chdir not in sys.path:  # a reload runs this file again
+if chdir not in sys.path:
     sys.path.insert(0, chdir)
 
 from proxy import environment  # noqa: E402
+from proxy.environment import Problem  # noqa: E402
 from proxy.settings import Settings  # noqa: E402
 
-_settings = Settings(*environment.read())
 _OURS = ("PORT", "WEB_CONCURRENCY", "GRACEFUL_TIMEOUT")  # without these there is no server
-_wrong = [problem for problem in _settings.problems if problem.variable in _OURS]
-if _wrong:
-    sys.exit("\n".join(map(str, _wrong)))
-_everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
+_EVERYWHERE = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
-bind = f"{_everywhere if _settings.is_public else '127.0.0.1'}:{_settings.port}"
+
+def _can_listen(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+_read = environment.read()
+_settings = Settings(*_read)
+_problems = [*_settings.problems]
+if environment.in_use:
+    _old = Settings(*environment.in_use)
+    if _settings.port != _old.port and not _can_listen(_settings.port):
+        _problems.append(Problem("PORT", "is in use, or not allowed"))
+    if _problems:
+        _log = logging.getLogger("gunicorn.error")
+        _log.error("Not reloaded, the old settings stay: %s", "; ".join(map(str, _problems)))
+        _read, _settings = environment.in_use, _old
+elif _wrong := [problem for problem in _problems if problem.variable in _OURS]:
+    sys.exit("\n".join(map(str, _wrong)))
+environment.in_use = _read
+
+bind = f"{_EVERYWHERE if _settings.is_public else '127.0.0.1'}:{_settings.port}"
 workers = _settings.workers
 worker_class = "proxy.worker.Worker"
 graceful_timeout = _settings.graceful_timeout
@@ -31,3 +58,25 @@ backlog = 2048
 loglevel = "info" if _settings.log_level == "debug" else _settings.log_level  # debug quotes callers
 forwarder_headers = ""  # no client, not even a local one, may set SCRIPT_NAME or PATH_INFO
 control_socket_disable = True  # it would lie in the home directory
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Let a worker that still starts end at once when it is told to.
+
+    gunicorn sets a worker's signal handlers later. Until then those of the master put the signal
+    into a queue that nobody reads, and the master waits the whole grace for the worker.
+    """
+    for end in _ENDS:
+        signal.signal(end, lambda *_: os._exit(0))
+    while not server.SIG_QUEUE.empty():
+        if server.SIG_QUEUE.get_nowait() in _ENDS:
+            os._exit(0)
+
+
+def on_reload(server: Any) -> None:
+    """Let the master hear the next signal while old workers finish their answers.
+
+    It would wait until no worker is as old as the last one, and ends the oldest ones first.
+    """
+    for worker in server.WORKERS.values():
+        worker.age = server.worker_age + 0.5

@@ -67,6 +67,10 @@ def is_url(text: str) -> bool:
     return bool(has_host and re.fullmatch("[!-~]+", text) and "#" not in text)
 
 
+# What the server was started or reloaded with, as read() returned it; its workers use that.
+in_use: tuple[Mapping[str, str], list[Problem]] | None = None
+
+
 def cores() -> int:
     """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -4,6 +4,7 @@ gunicorn's own page, and its log line, quote the header that is wrong: perhaps t
 """
 
 import socket
+import sys
 import uuid
 from contextlib import suppress
 from http import HTTPStatus
@@ -79,12 +80,20 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
         At the end of the grace gunicorn kills, and nothing is said.
         """
+        if not self.booted:
+            sys.exit(0)
         super().handle_exit(sig, frame)
-        app = getattr(self, "wsgi", None)  # not while the worker still starts
-        if app and not self._is_ending:  # gunicorn repeats the signal
+        if not self._is_ending:  # gunicorn repeats the signal
             self._is_ending = True
-            app.extensions["proxy"].watchdog.restart_in(self.cfg.graceful_timeout - 2)
+            watchdog = self.wsgi.extensions["proxy"].watchdog
+            watchdog.restart_in(self.cfg.graceful_timeout - 2)
             gevent.spawn_later(_LAST_CALL, self._end_idle)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT or SIGQUIT. gunicorn's greenlet for it would run too late in a start."""
+        if not self.booted:
+            sys.exit(0)
+        super().handle_quit(sig, frame)
 
     def _end_idle(self) -> None:
         for client in self._idle:

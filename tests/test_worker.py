@@ -39,7 +39,7 @@ REFUSALS = {
 def worker() -> Worker:
     """One that never ran."""
     made = Worker.__new__(Worker)
-    made.cfg = Config()
+    made.cfg, made.booted = Config(), True
     return made
 
 
@@ -104,10 +104,18 @@ def test_sigterm_begins_the_drain() -> None:
     proxy.watchdog.restart_in.assert_called_once_with(23)
 
 
-def test_sigterm_while_the_worker_still_starts() -> None:
-    ending = worker()
-    ending.handle_exit(15, None)
-    assert not ending.alive
+@pytest.mark.parametrize("handler", ["handle_exit", "handle_quit"])
+def test_a_signal_ends_a_worker_that_still_starts(handler: str) -> None:
+    starting = worker()
+    starting.booted = False
+    with pytest.raises(SystemExit):
+        getattr(starting, handler)(15, None)
+
+
+def test_sigint_ends_a_worker_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GeventWorker, "handle_quit", ended := Mock())
+    worker().handle_quit(2, None)
+    ended.assert_called_once()
 
 
 # --- a connection ---------------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+"""SIGHUP: new settings at once, also while old answers last; wrong ones change nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import serving
+from crowd import answer_to, opened, outcome, outcome_of, post, read_all, workers
+from serving import DEADLINE, HOST, Server, read_until, wait_until
+
+from emulator import Emulator
+
+FIRST_WORD = b'"content":"This "'
+GRACE = 25
+
+
+class Project:
+    """A copy of the project whose settings are in its `.env`, and gunicorn serving it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.env_file = serving.copy_project(folder) / ".env"
+        self.port = serving.free_port()
+        settings = serving.settings(url, WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT=str(GRACE))
+        del settings["PORT"]
+        self.settings = {name: value for name, value in settings.items() if value}
+        self.settings["PORT"] = str(self.port)
+        self.write()
+        command = [sys.executable, "-m", "gunicorn", "app:app"]
+        self.starting = serving.started(command, self.port, {}, folder / "log", folder)
+
+    def write(self, more: bytes = b"", **changes: str) -> None:
+        lines = [f"{name}={value}\n" for name, value in {**self.settings, **changes}.items()]
+        self.env_file.write_bytes("".join(lines).encode() + more)
+
+
+@pytest.fixture
+def project(tmp_path: Path, emulator: Emulator) -> Project:
+    return Project(tmp_path, emulator.url)
+
+
+def reload(server: Server) -> None:
+    """Returns when the reload has begun: when it is in the log."""
+    before = server.log.count("Handling signal: hup")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: server.log.count("Handling signal: hup") > before)
+
+
+def is_let_in(server: Server, key: str) -> bool:
+    return outcome(answer_to(server, post("Hi", key=key))) == "done"
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A port that another program listens on."""
+    with socket.create_server((HOST, 0)) as listener:
+        yield str(listener.getsockname()[1])
+
+
+def test_wrong_settings_keep_the_old_ones(project: Project, taken: str) -> None:
+    """Whatever is wrong: a line in the log names it, and the service goes on."""
+    wrong: dict[str, tuple[bytes, dict[str, str]]] = {
+        "PORT: must": (b"", {"PORT": "abc"}),
+        "PORT: is in use": (b"", {"PORT": taken}),
+        "WEB_CONCURRENCY": (b"", {"WEB_CONCURRENCY": "0"}),
+        "GRACEFUL_TIMEOUT": (b"", {"GRACEFUL_TIMEOUT": "soon"}),
+        "WORKER_ACCESS_KEY": (b"", {"WORKER_ACCESS_KEY": ""}),
+        "LLAMA_PROVIDER": (b"", {"LLAMA_PROVIDER": "nobody"}),
+        ".env: line": (b"A='open\nB=1\n", {}),
+        ".env: is not UTF-8": (b"\xff\xfe", {}),
+    }
+    with project.starting as server:
+        for number, (name, (more, changes)) in enumerate(wrong.items(), start=1):
+            project.write(more, **{"WORKER_ACCESS_KEY": f"not-yet-valid-{number:06}", **changes})
+            reload(server)
+            wait_until(lambda number=number: server.log.count("Not reloaded") == number)
+            line = next(x for x in reversed(server.log.splitlines()) if "Not reloaded" in x)
+            assert f" the old settings stay: {name}" in line
+            assert is_let_in(server, serving.KEY)
+        project.write(WORKER_ACCESS_KEY="the-new-key-Zq8Wv2Lp")
+        reload(server)
+        wait_until(lambda: is_let_in(server, "the-new-key-Zq8Wv2Lp"))
+        assert server.log.count("Not reloaded") == len(wrong)
+        assert "Traceback" not in server.log
+
+
+def test_a_worker_that_dies_after_a_refused_reload_comes_back_as_it_was(project: Project) -> None:
+    with project.starting as server:
+        project.write(PORT="abc")
+        reload(server)
+        wait_until(lambda: server.log.count("Booting") == 2 and len(workers(server)) == 1)
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: server.log.count("Booting") == 3)
+        assert is_let_in(server, serving.KEY)
+
+
+def test_a_second_reload_need_not_wait_for_old_answers(project: Project) -> None:
+    """A key that it removes is refused soon, and the old answers go on to their end."""
+    with project.starting as server, ExitStack() as stack:
+        sent = post("[[gap=0.5,words=16]]", stream=True)
+        heads = []
+        streams = opened(server, sent, 1, stack)
+        heads.append(read_until(streams[0], FIRST_WORD))
+        for key in ("the-second-key-Zq8Wv2", "the-third-key-Hm3Rt6"):
+            project.write(WORKER_ACCESS_KEY=key)
+            started = time.monotonic()
+            reload(server)
+            wait_until(lambda key=key: is_let_in(server, key))
+            wait_until(lambda: not is_let_in(server, serving.KEY))
+            assert time.monotonic() - started < GRACE / 2
+        assert not is_let_in(server, "the-second-key-Zq8Wv2")
+        rest = read_all(streams)
+        assert [outcome_of(h + r) for h, r in zip(heads, rest, strict=True)] == ["done"]
+        wait_until(lambda: len(workers(server)) == 1)
+
+
+def test_sigterm_after_a_reload_is_heard_at_once(project: Project, emulator: Emulator) -> None:
+    """Else its grace begins when that of the reload is over, later than a supervisor kills."""
+    project.write(GRACEFUL_TIMEOUT="8")
+    with project.starting as server, ExitStack() as stack:
+        (stream,) = opened(server, post("[[endless,gap=0.2]]", stream=True), 1, stack)
+        head = read_until(stream, FIRST_WORD)
+        old = workers(server)
+        reload(server)
+        wait_until(lambda: set(workers(server)) - set(old))
+        started = time.monotonic()
+        server.process.terminate()
+        wait_until(lambda: "Handling signal: term" in server.log)
+        assert time.monotonic() - started < 4
+        (rest,) = read_all([stream])
+        assert outcome_of(head + rest) == "internal_error"
+        assert server.process.wait(DEADLINE) == 0
+        assert "out of memory" not in server.log
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_that_is_ended_ends_at_once(
+    emulator: Emulator, tmp_path: Path, ending: signal.Signals, seconds: float
+) -> None:
+    """At any moment, without a word of memory or a traceback; Ctrl-C goes to all processes."""
+    env = serving.settings(emulator.url, PORT=str(serving.free_port()), WEB_CONCURRENCY="2")
+    env |= serving.system_environment()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "app:app"],
+            **{"cwd": serving.ROOT, "env": env, "stdout": log, "stderr": log},
+            start_new_session=True,
+        )
+    wait_until(lambda: "Booting" in (tmp_path / "log").read_text())
+    time.sleep(seconds)
+    (os.killpg if ending == signal.SIGINT else os.kill)(process.pid, ending)
+    assert process.wait(GRACE - 5) == 0
+    for unwanted in ("out of memory", "Traceback"):
+        assert unwanted not in (tmp_path / "log").read_text()
