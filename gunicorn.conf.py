@@ -46,7 +46,6 @@ if environment.in_use:
         _read, _settings = environment.in_use, _old
 elif _wrong := [problem for problem in _problems if problem.variable in _OURS]:
     sys.exit("\n".join(map(str, _wrong)))
-environment.in_use = _read
 
 bind = f"{_EVERYWHERE if _settings.is_public else '127.0.0.1'}:{_settings.port}"
 workers = _settings.workers
@@ -60,6 +59,15 @@ forwarder_headers = ""  # no client, not even a local one, may set SCRIPT_NAME o
 control_socket_disable = True  # it would lie in the home directory
 
 
+def on_starting(server: Any) -> None:
+    """Keep a signal that comes during a fork: Python drops it there. post_fork() unblocks it."""
+    environment.in_use = _read
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS),
+    )
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Let a worker that still starts end at once when it is told to.
 
@@ -68,9 +76,7 @@ def post_fork(server: Any, worker: Any) -> None:
     """
     for end in _ENDS:
         signal.signal(end, lambda *_: os._exit(0))
-    while not server.SIG_QUEUE.empty():
-        if server.SIG_QUEUE.get_nowait() in _ENDS:
-            os._exit(0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
 
 def on_reload(server: Any) -> None:
@@ -78,5 +84,6 @@ def on_reload(server: Any) -> None:
 
     It would wait until no worker is as old as the last one, and ends the oldest ones first.
     """
+    environment.in_use = _read
     for worker in server.WORKERS.values():
         worker.age = server.worker_age + 0.5

@@ -4,7 +4,6 @@ gunicorn's own page, and its log line, quote the header that is wrong: perhaps t
 """
 
 import socket
-import sys
 import uuid
 from contextlib import suppress
 from http import HTTPStatus
@@ -75,25 +74,24 @@ class Worker(GeventWorker):  # type: ignore[misc]
     _idle: ClassVar[set[socket.socket]] = set()  # the connections that wait for a request
     _is_ending = False
 
+    def init_signals(self) -> None:
+        """Leave those of `gunicorn.conf.py` until the application is loaded: they end at once."""
+
+    def run(self) -> None:
+        super().init_signals()
+        super().run()
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: what is open then has the grace, less two seconds to say that it was cut.
 
         At the end of the grace gunicorn kills, and nothing is said.
         """
-        if not self.booted:
-            sys.exit(0)
         super().handle_exit(sig, frame)
-        if not self._is_ending:  # gunicorn repeats the signal
+        app = getattr(self, "wsgi", None)
+        if app and not self._is_ending:  # gunicorn repeats the signal
             self._is_ending = True
-            watchdog = self.wsgi.extensions["proxy"].watchdog
-            watchdog.restart_in(self.cfg.graceful_timeout - 2)
+            app.extensions["proxy"].watchdog.restart_in(self.cfg.graceful_timeout - 2)
             gevent.spawn_later(_LAST_CALL, self._end_idle)
-
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT or SIGQUIT. gunicorn's greenlet for it would run too late in a start."""
-        if not self.booted:
-            sys.exit(0)
-        super().handle_quit(sig, frame)
 
     def _end_idle(self) -> None:
         for client in self._idle:

@@ -39,7 +39,7 @@ REFUSALS = {
 def worker() -> Worker:
     """One that never ran."""
     made = Worker.__new__(Worker)
-    made.cfg, made.booted = Config(), True
+    made.cfg = Config()
     return made
 
 
@@ -104,18 +104,22 @@ def test_sigterm_begins_the_drain() -> None:
     proxy.watchdog.restart_in.assert_called_once_with(23)
 
 
-@pytest.mark.parametrize("handler", ["handle_exit", "handle_quit"])
-def test_a_signal_ends_a_worker_that_still_starts(handler: str) -> None:
+def test_sigterm_while_the_worker_still_starts() -> None:
+    ending = worker()
+    ending.handle_exit(15, None)
+    assert not ending.alive
+
+
+def test_signals_wait_for_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then those stay that end the process."""
+    calls: list[str] = []
+    for name in ("init_signals", "run"):
+        monkeypatch.setattr(GeventWorker, name, lambda _self, name=name: calls.append(name))
     starting = worker()
-    starting.booted = False
-    with pytest.raises(SystemExit):
-        getattr(starting, handler)(15, None)
-
-
-def test_sigint_ends_a_worker_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GeventWorker, "handle_quit", ended := Mock())
-    worker().handle_quit(2, None)
-    ended.assert_called_once()
+    starting.init_signals()
+    assert calls == []
+    starting.run()
+    assert calls == ["init_signals", "run"]
 
 
 # --- a connection ---------------------------------------------------------------------------------
