@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_a_second_reload_need_not_wait_for_old_answers(project: Project) -> None
         streams = opened(server, sent, 1, stack)
         heads.append(read_until(streams[0], FIRST_WORD))
         keys = [serving.KEY, "the-second-key-Zq8Wv2", "the-third-key-Hm3Rt6"]
-        for old, new in zip(keys, keys[1:], strict=False):
+        for old, new in pairwise(keys):
             project.write(WORKER_ACCESS_KEY=new)
             started = time.monotonic()
             reload(server)
