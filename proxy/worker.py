@@ -72,7 +72,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     """What `gunicorn.conf.py` names as worker_class."""
 
     _idle: ClassVar[set[socket.socket]] = set()  # the connections that wait for a request
-    _is_ending = False
+    _is_ending = _is_quitting = False
 
     def init_signals(self) -> None:
         """Leave those of `gunicorn.conf.py` until the application is loaded: they end at once."""
@@ -92,6 +92,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._is_ending = True
             app.extensions["proxy"].watchdog.restart_in(self.cfg.graceful_timeout - 2)
             gevent.spawn_later(_LAST_CALL, self._end_idle)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT or SIGQUIT. Ctrl-C brings both; the second would end in a traceback."""
+        if not self._is_quitting:
+            self._is_quitting = True
+            super().handle_quit(sig, frame)
 
     def _end_idle(self) -> None:
         for client in self._idle:

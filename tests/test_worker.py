@@ -122,6 +122,15 @@ def test_signals_wait_for_the_application(monkeypatch: pytest.MonkeyPatch) -> No
     assert calls == ["init_signals", "run"]
 
 
+def test_ctrl_c_ends_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal sends it a SIGINT, and the master a SIGQUIT."""
+    monkeypatch.setattr(GeventWorker, "handle_quit", ended := Mock())
+    ending = worker()
+    ending.handle_quit(2, None)
+    ending.handle_quit(3, None)
+    ended.assert_called_once()
+
+
 # --- a connection ---------------------------------------------------------------------------------
 
 POST = b"POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: 2\r\n%b\r\n{}"
