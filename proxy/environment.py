@@ -39,22 +39,23 @@ def read() -> tuple[Mapping[str, str], list[Problem]]:
     would interpolate values (a key may contain `$`) and ignore lines that it cannot read.
     """
     try:
-        text = ENV_FILE.read_text("utf-8-sig", "replace")
+        data = ENV_FILE.read_bytes()
     except FileNotFoundError:
         return os.environ, []
     except OSError as error:
         return os.environ, [Problem(".env", f"cannot be read ({type(error).__name__})")]
-    if {"\0", "\ufffd"} & set(text):
-        fix = "is not UTF-8 text (Windows may save it as UTF-16); save it again as UTF-8"
-        return os.environ, [Problem(".env", fix)]
+    is_utf16 = b"\0" in data
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "replace")
     lines = list(parse_stream(StringIO(text)))
-    variables = {line.key: line.value or "" for line in lines if line.key is not None}
-    problems = [
-        Problem(".env", f"line {line.original.line} cannot be read; is a quote left open?")
+    texts = [
+        f"line {line.original.line} cannot be read; is a quote left open?"
         for line in lines
         if line.error
     ]
-    return {**variables, **os.environ}, problems
+    if is_utf16 or "\ufffd" in text:
+        texts = ["is not UTF-8 text (Windows may save it as UTF-16); save it again as UTF-8"]
+    variables = {line.key: line.value or "" for line in lines if line.key is not None}
+    return {**variables, **os.environ}, [Problem(".env", text) for text in texts]
 
 
 def is_url(text: str) -> bool:

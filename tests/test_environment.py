@@ -111,6 +111,13 @@ def test_a_file_that_cannot_be_understood_is_a_problem(env_file: Path, name: str
         assert variables["A"] == "1"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_what_can_be_read_is_not_reported_as_missing(env_file: Path, encoding: str) -> None:
+    env_file.write_bytes("# é\nWORKER_ACCESS_KEY=7Qm4xV9cT2hLw8Z1\n".encode(encoding))
+    variables, (problem,) = environment.read()
+    assert (problem.variable, variables["WORKER_ACCESS_KEY"]) == (".env", "7Qm4xV9cT2hLw8Z1")
+
+
 def test_a_file_that_cannot_be_opened_is_a_problem(env_file: Path) -> None:
     env_file.mkdir()
     _, problems = environment.read()
