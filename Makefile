@@ -2,7 +2,8 @@
 # PYTHON=/path/to/python3 names the Python to make it with.
 
 PYTHON_IN_VENV := .venv/bin/python
-TEST_PROCESSES := 0 # how many run the tests side by side; 0: in pytest's own
+TEST_PROCESSES := 4 # side by side, for two cores: most tests wait; 0: one after the other
+unexport PYTHONDONTWRITEBYTECODE # else each process compiles all tests again
 
 .PHONY: run test check servers test-clients soak bench bench-growth audit lock clean
 
@@ -10,7 +11,8 @@ run: .venv/run.done
 	@exec $(PYTHON_IN_VENV) -m scripts.run
 
 test: .venv/test.done
-	$(PYTHON_IN_VENV) -m pytest -n $(TEST_PROCESSES) --cov --cov-report=term
+	$(PYTHON_IN_VENV) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term
 
 check: .venv/test.done
 	.venv/bin/ruff check .
