@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 import serving
@@ -23,23 +24,67 @@ PROC = Path("/proc")
 # --- asking -----------------------------------------------------------------------------------
 
 
-def post(
-    said: str, *headers: str, stream: bool = False, keep: bool = False, key: str = KEY
+def asking(said: str, **fields: Any) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": said}], **fields}).encode()
+
+
+def request(
+    body: bytes = b"{}",
+    *headers: str,
+    line: str = "POST / HTTP/1.1",
+    host: str = "proxy",
+    key: str = KEY,
+    keep: bool = False,
+    length: int | None = -1,
 ) -> bytes:
-    """A request; the connection is to end after it, unless it is kept."""
-    messages = [{"role": "user", "content": said}]
-    body = json.dumps({"messages": messages, "stream": stream}).encode()
-    head = ["POST / HTTP/1.1", "Host: proxy", f"Authorization: Bearer {key}"]
-    head += [f"Content-Length: {len(body)}", *headers, *["Connection: close"] * (not keep)]
+    """A request; the connection is to end after it, unless it is kept.
+
+    `length` is what is claimed: -1 stands for the body's, None for no Content-Length.
+    """
+    head = [line, f"Host: {host}", f"Authorization: Bearer {key}"]
+    if length is not None:
+        head.append(f"Content-Length: {len(body) if length == -1 else length}")
+    head += [*headers, *["Connection: close"] * (not keep)]
     return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
 
-def answer_to(server: Server, sent: bytes) -> HTTPAnswer:
-    """The one answer to a request whose connection ends after it."""
+def post(said: str, *headers: str, stream: bool = False, **options: Any) -> bytes:
+    """A request with this prompt."""
+    return request(asking(said, stream=stream), *headers, **options)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """A request whose body is said to be in chunks, and then these bytes."""
+    return request(b"", "Transfer-Encoding: chunked", length=None) + b"".join(chunks) + end
+
+
+def exchange(server: Server, sent: bytes, *, fin: bool = False) -> bytes:
+    """All that comes back until the server closes."""
     with server.connect() as connection:
-        connection.sendall(sent)
-        (answer,) = serving.answers(serving.read_to_end(connection))
+        with suppress(OSError):  # it may answer and close before it has read all
+            connection.sendall(sent)
+            if fin:
+                connection.shutdown(socket.SHUT_WR)
+        return serving.read_to_end(connection)
+
+
+def answer_to(server: Server, sent: bytes, *, fin: bool = False) -> HTTPAnswer:
+    """The one answer to a request whose connection ends after it."""
+    (answer,) = serving.answers(exchange(server, sent, fin=fin))
     return answer
+
+
+def error_of(answer: HTTPAnswer) -> tuple[int, str]:
+    """Status and code of an error in our form."""
+    assert answer.headers["Content-Type"] == "application/json"
+    error = json.loads(answer.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"].endswith(answer.headers["X-Request-Id"])
+    return answer.status, error["code"]
 
 
 def outcome(answer: HTTPAnswer) -> str:
@@ -204,46 +249,81 @@ def dripped(data: bytes, seconds: float) -> Iterator[bytes | float]:
         yield seconds
 
 
-class Wire:
-    """A provider that sends raw bytes: those of the play whose name is in the request."""
+def received(connection: socket.socket) -> bytes:
+    """A request, read to the end of its body; empty where the client has gone."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (piece := connection.recv(65536)):
+            return b""
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        if not (piece := connection.recv(65536)):
+            return b""
+        body += piece
+    return head + b"\r\n\r\n" + body
 
-    def __init__(self, plays: dict[str, Play]) -> None:
-        self.plays = plays
+
+class Provider:
+    """A provider of raw bytes: each connection is handed to `talk`, in a thread of its own."""
+
+    def __init__(self, talk: Callable[[socket.socket], object]) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
+        self._talk = talk
         self._listener = socket.create_server((HOST, 0), backlog=128)
-        self.url = f"http://{HOST}:{self._listener.getsockname()[1]}"
+        self._threads: list[threading.Thread] = []
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://{HOST}:{self.port}"
 
-    def __enter__(self) -> "Wire":
-        threading.Thread(target=self._accept, daemon=True).start()
+    def __enter__(self) -> Self:
+        self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.shutdown(socket.SHUT_RDWR)  # accept() returns
+        self._threads[0].join(DEADLINE)
         self._listener.close()
 
-    def posts(self, name: str) -> int:
-        return sum(f'"{name}"'.encode() in received for received in self.requests)
+    def received(self, connection: socket.socket) -> bytes:
+        """The next request on a connection, kept in `requests`; empty where there is none."""
+        if data := received(connection):
+            self.requests.append(data)
+        return data
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):
-            received = b""
-            while not received.endswith(b"}"):  # the end of a JSON object, sent at once
-                piece = connection.recv(65536)
-                if not piece:
-                    return
-                received += piece
-            self.requests.append(received)
-            name = next(name for name in self.plays if f'"{name}"'.encode() in received)
-            for step in self.plays[name]():
-                if isinstance(step, bytes):
-                    connection.sendall(step)
-                else:
-                    time.sleep(step)
+            connection.settimeout(DEADLINE)
+            self._talk(connection)
+
+
+class Wire(Provider):
+    """A provider that sends the bytes of the play whose name is in the request."""
+
+    def __init__(self, plays: dict[str, Play]) -> None:
+        super().__init__(self._act)
+        self.plays = plays
+
+    def posts(self, name: str) -> int:
+        return sum(f'"{name}"'.encode() in received for received in self.requests)
+
+    def _act(self, connection: socket.socket) -> None:
+        asked = self.received(connection)
+        name = next((name for name in self.plays if f'"{name}"'.encode() in asked), None)
+        for step in self.plays[name]() if name else ():
+            if isinstance(step, bytes):
+                connection.sendall(step)
+            else:
+                time.sleep(step)
