@@ -263,7 +263,7 @@ CLEAN = {
     "/v1/odd/key+with=more": "?",
     f"/{KEY}\n": "?",
     "/abcdefghijkl\nmnopqrstuvwxyz": "/?",
-    "/sk-proj-abcdefghijklmnopqrstuvwxyz": "/?",
+    f"/sk-proj-{'a' * 26}": "/?",
     "/v1/sk-0123456789abc/models": "/v1/?/models",
     "/5f0c91d27b3e4a685f0c91d27b3e4a68/ai/run": "/?/ai/run",
 }

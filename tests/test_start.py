@@ -68,12 +68,12 @@ def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("loaded", "count"),
     [
-        ({}, 0),  # `flask run`, a test
+        ({}, 0),
         ({"proxy.worker"}, 0),
         ({"gunicorn.arbiter", "proxy.worker"}, 0),
         ({"gunicorn.arbiter"}, 1),
     ],
-    ids=str,
+    ids=["flask run, a test", "its worker", "gunicorn with it", "gunicorn without"],
 )
 def test_there_is_no_false_alarm(
     env: dict[str, str],
