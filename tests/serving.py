@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,13 +180,11 @@ def answers(received: bytes, method: str = "POST") -> list[HTTPAnswer]:
 
 def read_to_end(connection: socket.socket) -> bytes:
     """All that comes until the other side closes, in whatever way."""
-    received = b""
-    try:
+    received = bytearray()
+    with suppress(ConnectionError):
         while piece := connection.recv(65536):
             received += piece
-    except ConnectionError:
-        pass
-    return received
+    return bytes(received)
 
 
 def read_until(connection: socket.socket, mark: bytes) -> bytes:

@@ -9,12 +9,26 @@ from pathlib import Path
 import pytest
 import serving
 from conftest import Serve
-from crowd import SLACK, answer_to, deaf, descriptors, outcome, post, reset, workers
+from crowd import (
+    SLACK,
+    answer_to,
+    asking,
+    chunked,
+    deaf,
+    descriptors,
+    error_of,
+    opened,
+    outcome,
+    post,
+    request,
+    reset,
+    workers,
+)
 from serving import DEADLINE, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
 
-PATIENCE = 2.0  # seconds for a client, in the copy that has no more
+PATIENCE = 1.0  # seconds for a client, in the copy that has no more
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +83,13 @@ def test_a_client_that_leaves_ends_the_providers_answer(
 def test_a_hundred_clients_leave_at_once(running: Server, emulator: Emulator) -> None:
     """100 of 100 are noticed; half of them were being told something."""
     with ExitStack() as stack:
-        connections = [stack.enter_context(running.connect()) for _ in range(100)]
-        for number, connection in enumerate(connections):
-            connection.sendall(post(["[[stall=1]]", "[[silent]]"][number % 2], stream=True))
+        spoken_to = opened(running, post("[[stall=1]]", stream=True), 50, stack)
+        waiting = opened(running, post("[[silent]]", stream=True), 50, stack)
         wait_until(lambda: len(emulator.requests) == 100)
-        for connection in connections[::2]:
+        for connection in spoken_to:
             read_until(connection, b'"content":"This "')
         started = time.monotonic()
-        for connection in connections:
+        for connection in (*spoken_to, *waiting):
             connection.close()
         seconds = left_after(emulator, started, 100)
     print(f"all closed after {seconds:.2f} s")
@@ -98,36 +111,17 @@ def test_a_client_that_never_reads_may_leave_too(running: Server, emulator: Emul
 # --- clients that do not move -----------------------------------------------------------------
 
 
-def test_headers_that_do_not_come_to_an_end(running: Server) -> None:
-    """Five seconds for them, dripped or not, and also for those of a connection's next request."""
-    head = post("Hi", keep=True).partition(b"\r\n\r\n")[0]
-    with ExitStack() as stack:
-        idle, half, dripping, second = (stack.enter_context(running.connect()) for _ in range(4))
-        started = time.monotonic()
-        half.sendall(head)
-        second.sendall(post("Hi", keep=True))
-        read_until(second, b'"usage":')
-        second.sendall(head)
-        for byte in head[:40]:
-            dripping.sendall(bytes([byte]))
-            time.sleep(0.1)
-        for connection in (idle, half, dripping, second):
-            assert read_to_end(connection) == b""
-        seconds = time.monotonic() - started
-    print(f"all four closed after {seconds:.2f} s")
-    assert 4 < seconds < 5 + SLACK
-
-
 @pytest.fixture(scope="module")
 def impatient(
     serve: Serve, running_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """The project as shipped but for one number, which is no setting: a client's minute."""
+    """The project as shipped but for how long it waits for a client, which no setting says."""
     folder: Path = serving.copy_project(tmp_path_factory.mktemp("impatient"))
-    watch = folder / "proxy" / "watchdog.py"
-    text = watch.read_text()
-    assert text.count("CLIENT_TIMEOUT = 60.0") == 1
-    watch.write_text(text.replace("CLIENT_TIMEOUT = 60.0", f"CLIENT_TIMEOUT = {PATIENCE}"))
+    for name, line in {"watchdog": "CLIENT_TIMEOUT = 60.0", "worker": "_PATIENCE = 5.0"}.items():
+        file = folder / "proxy" / f"{name}.py"
+        text = file.read_text()
+        assert text.count(line) == 1
+        file.write_text(text.replace(line, f"{line.partition(' =')[0]} = {PATIENCE}"))
     with serve(serving.settings(running_emulator.url), folder=folder) as server:
         yield server
 
@@ -138,11 +132,8 @@ def test_a_body_that_does_not_come_to_an_end(
     impatient: Server, emulator: Emulator, framing: str, drips: bool
 ) -> None:
     """It has its time in all, and then it is told so; nothing is asked of the provider."""
-    sent = post("Hi")[:-20]
-    if framing == "chunks":
-        head, _, body = sent.partition(b"\r\n\r\n")
-        lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
-        sent = b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b"ff", body])
+    body = asking("Hi")[:-20]
+    sent = request(body, length=999) if framing == "length" else chunked(b"ff\r\n", body, end=b"")
     with impatient.connect() as connection:
         started = time.monotonic()
         connection.sendall(sent)
@@ -158,7 +149,7 @@ def test_a_body_that_does_not_come_to_an_end(
                 continue
         connection.settimeout(DEADLINE)
         (answer,) = serving.answers(received + read_to_end(connection))
-    assert (answer.status, outcome(answer)) == (400, "invalid_json")
+    assert error_of(answer) == (400, "invalid_json")
     assert time.monotonic() - started > PATIENCE - 0.1
     assert emulator.requests == []
 

@@ -46,7 +46,7 @@ def test_sigterm_lets_a_hundred_streams_finish(serve: Serve, emulator: Emulator)
 
 def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> None:
     """Two seconds before its end: an error event, or an error, and never a torn body."""
-    grace = 4
+    grace = 3
     env = serving.settings(emulator.url, GRACEFUL_TIMEOUT=str(grace))
     with serve(env) as server, ExitStack() as stack:
         streams = opened(server, post("[[endless,gap=0.2]]", stream=True), STREAMS, stack)
@@ -59,6 +59,7 @@ def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> No
         seconds = time.monotonic() - started
         heads += [b""] * len(waiting)
         outcomes = [outcome_of(h + r) for h, r in zip(heads, rest, strict=True)]
+        assert all(received.gone.wait(DEADLINE) for received in emulator.requests)
         server.process.wait(DEADLINE)
     print(f"told after {seconds:.2f} s of {grace}: {set(outcomes)}")
     assert outcomes == ["internal_error"] * (STREAMS + 10)
