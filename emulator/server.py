@@ -73,7 +73,8 @@ class Emulator(ThreadingTCPServer):
     """Both providers at `url`; `with Emulator() as emulator:` serves in daemon threads.
 
     `gap` is in seconds between the words of a stream; with a `key`, other tokens are refused.
-    `requests` holds a `Received` for each request, `connections` counts those accepted.
+    `requests` holds a `Received` for each request, `connections` counts those accepted; `refused`
+    has the status and the provider's code with which a model is refused, by its name.
     """
 
     daemon_threads = True
@@ -85,6 +86,7 @@ class Emulator(ThreadingTCPServer):
     ) -> None:
         self.gap, self.key = gap, key
         self.requests: list[Received] = []
+        self.refused: dict[str, tuple[int, int | None]] = {}
         self.connections = 0
         self._open: set[Any] = set()
         self._closed = threading.Condition()
@@ -105,8 +107,9 @@ class Emulator(ThreadingTCPServer):
             self._closed.wait_for(lambda: not self._open, timeout=5)
 
     def clear(self) -> None:
-        """Forget the requests received."""
+        """Forget the requests received, and serve every model."""
         self.requests.clear()
+        self.refused.clear()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Count a connection and serve it in a thread of its own."""
@@ -194,6 +197,11 @@ def _understand(emulator: Emulator, received: Received, path: str) -> Asked | An
         message = "Bad input: Error: required properties at '/' are 'messages'"
         payload = dialect.error(400, None, message, ident)
         return json_answer(400, payload, dialect.headers(ident))
+    model = body.get("model") or path.partition("/run/")[2]
+    if model in emulator.refused:
+        status, code = emulator.refused[model]
+        payload = dialect.error(status, code, "", ident)
+        return json_answer(status, payload, dialect.headers(ident))
     try:
         faults, said = read(message_text(body["messages"][-1]))
     except WrongDirectiveError as error:

@@ -43,8 +43,8 @@ class ChatRequest:
 
     def without_input(self) -> Self:
         """As much as its answer needs: the provider may think for minutes, and memory is short."""
-        limits = ("max_completion_tokens", "max_tokens")
-        options = {name: value for name, value in self.options.items() if name in limits}
+        needed = ("max_completion_tokens", "max_tokens", "tool_choice")
+        options = {name: value for name, value in self.options.items() if name in needed}
         return replace(self, messages=[], options=options)
 
     @property
@@ -52,6 +52,12 @@ class ChatRequest:
         """The limit for the answer, by its present name or its former one."""
         limit: int | None = self.options.get("max_completion_tokens")
         return limit or self.options.get("max_tokens")
+
+    @property
+    def forces_function(self) -> bool:
+        """Whether the caller named the function to call; OpenAI then finishes with `stop`."""
+        choice = self.options.get("tool_choice")
+        return isinstance(choice, dict) and choice.get("type") in ("function", "custom")
 
 
 def _fields(body: bytes) -> JSON:

@@ -4,13 +4,14 @@ import time
 import uuid
 from contextlib import closing
 
-from proxy import exchange, keys, strict_json
-from proxy.chat_answer import completion
+from proxy import keys, strict_json
 from proxy.chat_request import ChatRequest
+from proxy.completion import completion
 from proxy.errors import CallerError, ProxyError
-from proxy.providers import Provider
+from proxy.providers import Provider, answers
 from proxy.settings import Settings
 from proxy.upstream import Upstream
+from proxy.usage import AnswerUsage
 from proxy.watchdog import Call
 
 # What to check, by the code of the provider's error; otherwise it is the provider itself.
@@ -77,9 +78,10 @@ def _error(provider: Provider, settings: Settings, **fields: int) -> ProxyError 
     call.begin(settings.timeouts)
     try:
         upstream = Upstream(settings.ca_bundle)
-        with closing(upstream.open(provider.request(chat), call)) as reply:
-            part = exchange.whole(exchange.parts(provider, chat, reply))
-            completion(chat, part, token_limit=provider.token_limit)
+        to_send = provider.request(chat, provider.models[chat.model][0])
+        with closing(upstream.open(to_send, call)) as reply:
+            parts = answers.parts(provider, chat, reply)
+            completion(chat, parts, AnswerUsage(), token_limit=provider.token_limit)
     except ProxyError as error:
         return error
     return None

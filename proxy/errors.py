@@ -1,21 +1,21 @@
-"""Every way to fail. Each failure knows its status, its headers and its OpenAI error object.
+"""Every error that a caller can get: its code, status, headers and OpenAI error object.
 
     ProxyError
-    ├── CallerError      400, 401, 404, 405, 413, 429   the caller can mend it
+    ├── CallerError      400, 401, 404, 405, 413, 429   the caller can fix it
     ├── OperatorError    500                            this proxy is misconfigured, or broke
     └── ProviderError    502                            the provider failed
-    ClientGone           no answer: the caller left
+    ClientGone           no response: the client disconnected
 
-The form is OpenAI's, `{"error": {"message", "type", "param", "code"}}`: the SDKs read all four.
-`code` is one word of the closed lists below. Messages are this proxy's own words: no key, URL or
-account, and no text of the caller's or the provider's.
+The form is OpenAI's, `{"error": {"message", "type", "param", "code"}}`: its SDKs read all four.
+`code` is one of the codes below. Messages are this proxy's own words: no key, URL or account, and
+no text of the caller or the provider.
 """
 
 from typing import Any, NamedTuple
 
 
 class ProxyError(Exception):
-    """The root. `param` says where in the request, such as `messages[1].content`."""
+    """The base class. `param`: the place in the request, such as `messages[1].content`."""
 
     status: int
     type: str
@@ -26,30 +26,30 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
         self.headers: dict[str, str] = {}
-        self.notes: dict[str, str] = {}  # for the log only: what was seen, and what to mend
+        self.notes: dict[str, str] = {}  # for the request log: what was seen, and what to fix
 
     def to_json(self, request_id: str) -> dict[str, Any]:
-        """OpenAI's error object; people paste messages, so the request id ends the message."""
+        """OpenAI's error object. The message ends with the request id, since people paste it."""
         message = f"{self.message} Request id: {request_id}"
         fields = {"message": message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields}
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client disconnected before its response ended."""
 
 
-_LONGEST_WAIT = 60  # seconds; Node's SDK sleeps through any Retry-After, Python's gives up at 120
+_LONGEST_WAIT = 60  # seconds; Node's SDK sleeps any Retry-After, Python's gives up at 120
 
 
 def _retry_headers(helps: bool, wait: int | None) -> dict[str, str]:
-    """Whether a retry helps, and after how many seconds: both OpenAI SDKs obey these."""
+    """Whether a retry helps, and after how many seconds. Both OpenAI SDKs obey these headers."""
     helps = helps and (wait is None or wait <= _LONGEST_WAIT)
     headers = {"X-Should-Retry": "true" if helps else "false"}
     return headers | ({"Retry-After": str(wait)} if wait else {})
 
 
-_CALLERS_FAULTS = {
+_CALLER_STATUS = {
     "invalid_json": 400,
     "invalid_messages": 400,
     "invalid_parameter": 400,
@@ -67,47 +67,48 @@ _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class CallerError(ProxyError):
-    """The request is at fault; the code decides the status."""
+    """The request is wrong. Its code decides the status."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
         super().__init__(code, message, param=param)
-        self.status = _CALLERS_FAULTS[code]
+        self.status = _CALLER_STATUS[code]
         self.type = _TYPES.get(self.status, "invalid_request_error")
 
     @classmethod
     def no_key(cls) -> "CallerError":
-        """The same for a key that is missing, malformed or unknown."""
-        tells = "A valid key is needed, in the header 'Authorization: Bearer KEY'."
-        error = cls("invalid_api_key", tells)
-        error.headers = {"WWW-Authenticate": "Bearer"}  # RFC 9110, 15.5.2 demands it
+        """The same for a missing, a malformed and an unknown key."""
+        error = cls(
+            "invalid_api_key", "A valid key is needed, in the header 'Authorization: Bearer KEY'."
+        )
+        error.headers = {"WWW-Authenticate": "Bearer"}  # required by RFC 9110, 15.5.2
         return error
 
     @classmethod
     def method(cls, allowed: str) -> "CallerError":
         """`allowed`: the methods, such as GET, HEAD."""
         error = cls("method_not_allowed", f"Only {allowed.replace(', ', ' or ')} is allowed here.")
-        error.headers = {"Allow": allowed}  # RFC 9110, 15.5.6 demands it
+        error.headers = {"Allow": allowed}  # required by RFC 9110, 15.5.6
         return error
 
     @classmethod
     def rate_limited(cls, wait: int) -> "CallerError":
         """`wait`: seconds until the key may be used again."""
-        tells = f"This key is over its rate limit; try again in {wait} seconds."
-        error = cls("rate_limited", tells)
+        message = f"This key is over its rate limit; try again in {wait} seconds."
+        error = cls("rate_limited", message)
         error.headers = _retry_headers(True, wait)
         return error
 
     @classmethod
     def too_many_bodies(cls) -> "CallerError":
-        """The bodies under way fill the memory that this process has for them."""
-        tells = "This proxy receives too many large bodies just now; try again in 1 second."
-        error = cls("rate_limited", tells)
+        """Request bodies fill the memory that this process has for them."""
+        message = "This proxy is receiving too many large bodies; try again in 1 second."
+        error = cls("rate_limited", message)
         error.headers = _retry_headers(True, 1)
         return error
 
 
 class OperatorError(ProxyError):
-    """`proxy_misconfigured`, or `internal_error`: a fault of ours."""
+    """`proxy_misconfigured` or `internal_error`: the fault of this proxy."""
 
     status = 500
     type = "proxy_error"
@@ -118,65 +119,66 @@ class OperatorError(ProxyError):
 
     @classmethod
     def misconfigured(cls, *variables: str) -> "OperatorError":
-        """The settings named are missing, or make no sense."""
-        mend = ", ".join(variables)
-        message = f"This proxy is misconfigured; its operator must mend {mend}."
+        """The named settings are missing or wrong."""
+        names = ", ".join(variables)
+        message = f"This proxy is misconfigured; its operator must fix {names}."
         error = cls("proxy_misconfigured", message)
-        error.notes = {"mend": mend}
+        error.notes = {"fix": names}
         return error
 
     @classmethod
     def not_ready(cls) -> "OperatorError":
-        """The same for whoever shows no key: which settings they are is not for everybody."""
-        tells = "This proxy is misconfigured; its log, or `python -m proxy check`, says how."
-        error = cls("proxy_misconfigured", tells)
-        error.status = 503  # the health check's own
+        """Like `misconfigured`, but for callers without a key: it does not name the settings."""
+        message = "This proxy is misconfigured; see its log, or run `python -m proxy check`."
+        error = cls("proxy_misconfigured", message)
+        error.status = 503  # of the health check
         return error
 
     @classmethod
     def internal(cls) -> "OperatorError":
-        """Something that this proxy did not foresee."""
-        return cls("internal_error", "This proxy failed unexpectedly; its log says where.")
+        """An unexpected exception."""
+        return cls("internal_error", "This proxy failed unexpectedly; see its log.")
 
 
 class _Failure(NamedTuple):
     message: str
     retry: bool = False
-    retry_after: int | None = None  # seconds, where the provider names none
-    mend: str = ""  # what the operator should look at
+    retry_after: int | None = None  # seconds, if the provider gives none
+    fix: str = ""  # what the operator should check
 
 
-_PROVIDERS_FAULTS = {
+_FAILURES = {
     "provider_unreachable": _Failure(
-        "The provider could not be reached.", True, mend="LLAMA_PROVIDER_BASE_URL"
+        "The provider could not be reached.", True, fix="LLAMA_PROVIDER_BASE_URL"
     ),
     "provider_timeout": _Failure(
-        "The provider took too long; ask for less, or stream.", mend="LLAMA_PROVIDER_TIMEOUT"
+        "The provider took too long; ask for less, or stream.", fix="LLAMA_PROVIDER_TIMEOUT"
     ),
     "provider_failed": _Failure("The provider failed to answer."),
     "provider_overloaded": _Failure("The provider is overloaded; try again soon.", True, 5),
     "provider_rate_limited": _Failure("The provider limits this proxy's rate.", True, 15),
     "provider_quota_exhausted": _Failure(
-        "This proxy's allowance at the provider is used up.", mend="the provider's plan or budget"
+        "This proxy's allowance at the provider is used up.", fix="the provider's plan or budget"
     ),
     "provider_auth_failed": _Failure(
-        "The provider refused this proxy's own key, not yours; the operator must mend it.",
-        mend="LLAMA_PROVIDER_API_KEY",
+        "The provider refused this proxy's own key, not yours; the operator must fix it.",
+        fix="LLAMA_PROVIDER_API_KEY",
     ),
     "provider_model_unavailable": _Failure(
         "The provider does not offer this model to this proxy; the operator must choose another.",
-        mend="LLAMA_PROVIDER_MODELS",
+        fix="LLAMA_PROVIDER_MODELS",
     ),
     "provider_not_found": _Failure(
-        "The provider knows no such account or address; the operator must mend it.",
-        mend="CLOUDFLARE_ACCOUNT_ID and LLAMA_PROVIDER_BASE_URL",
+        "The provider has no such account or address; the operator must fix it.",
+        fix="LLAMA_PROVIDER_BASE_URL",
     ),
     "provider_bad_answer": _Failure("The provider's answer could not be understood."),
 }
+PROVIDER_CODES = frozenset(_FAILURES)
 
 
 class ProviderError(ProxyError):
-    """Whether a retry helps, and when, is said in headers that both OpenAI SDKs obey."""
+    """The provider failed. Headers that both OpenAI SDKs obey say whether a retry helps."""
 
     status = 502
     type = "provider_error"
@@ -185,13 +187,19 @@ class ProviderError(ProxyError):
         self,
         code: str,
         *,
+        message: str = "",  # instead of the code's own
         retry: bool | None = None,
         retry_after: int | None = None,  # seconds
         seen: str = "",  # facts for the log, such as "HTTP 401, code 10000"
+        fix: str = "",
     ) -> None:
-        failure = _PROVIDERS_FAULTS[code]
-        super().__init__(code, failure.message)
+        failure = _FAILURES[code]
+        super().__init__(code, message or failure.message)
         helps = failure.retry if retry is None else retry
         self.headers = _retry_headers(helps, retry_after or failure.retry_after)
-        notes = {"seen": seen, "mend": failure.mend}
+        notes = {"seen": seen, "fix": fix or failure.fix}
         self.notes = {name: note for name, note in notes.items() if note}
+
+    def retry_helps(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.headers["X-Should-Retry"] == "true"

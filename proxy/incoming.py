@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -89,6 +89,13 @@ _MOST_SEGMENTS = 16
 
 def _may_be_key(text: str) -> bool:
     return len(text) > 24 or (len(text) >= 16 and any(map(str.isdigit, text)))
+
+
+def names(ours: Iterable[str], theirs: str | None) -> str:
+    """The names of ignored parameters, this proxy's and those that an upstream proxy lists."""
+    clean = re.compile("[A-Za-z0-9_.-]{1,64}").fullmatch
+    listed = {name.strip() for name in (theirs or "")[:2000].split(",")}
+    return ", ".join(sorted({*ours, *filter(clean, listed)})[:20])
 
 
 def retry() -> int | None:

@@ -16,7 +16,7 @@ from proxy import strict_json
 from proxy.errors import CallerError, ProxyError
 from proxy.log_handler import NonBlockingHandler
 from proxy.strict_json import JSON
-from proxy.usage import OfAnswer
+from proxy.usage import AnswerUsage
 
 logger = logging.getLogger("proxy")
 
@@ -49,7 +49,7 @@ class Entry:
     ended: str = DONE
     # Not fields of the line:
     notes: JSON = field(default_factory=dict)  # facts for the operator, at the end of the line
-    usage: OfAnswer = field(default_factory=OfAnswer)
+    usage: AnswerUsage = field(default_factory=AnswerUsage)
     is_probe: bool = False
     _level: int = logging.INFO
     _started: float = field(default_factory=time.monotonic)

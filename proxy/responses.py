@@ -7,8 +7,8 @@ from itertools import chain
 from flask import Response
 
 from proxy import sse, strict_json
-from proxy.chat_answer import Chunk, Mark, around_text
 from proxy.chat_request import ChatRequest
+from proxy.completion import Chunk, Mark, around_text
 from proxy.errors import CallerError, ClientGone, OperatorError, ProxyError
 from proxy.request_log import CLIENT_GONE, CUT, REFUSED, Entry
 from proxy.strict_json import JSON

@@ -8,8 +8,12 @@ import codecs
 from collections.abc import Iterable, Iterator
 
 DONE = b"[DONE]"
-PAUSE = b""  # all that has come is told; an empty event says as little
+PAUSE = b""  # all that has arrived was yielded; an empty event means as little
 MAX_EVENT = 1024 * 1024  # bytes
+
+
+class ErrorData(bytes):
+    """The data of an event that is named `error`."""
 
 
 class EventTooLong(ValueError):
@@ -25,20 +29,23 @@ def event(data: bytes) -> bytes:
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The data of each event, as soon as its last byte has come, however the bytes were cut; after
-    those of a piece, PAUSE.
+    """The data of each event, as soon as its last byte has arrived, however the bytes were cut;
+    after those of a piece, PAUSE.
 
-    An event that the end of the stream leaves open is given too: each is one JSON object or
+    An event that the end of the stream leaves open is yielded too: each is one JSON object or
     [DONE], so a torn one cannot pass for whole. Raises EventTooLong.
     """
     data: list[bytes] = []
     size = 0
+    is_error = False
     for lines in _lines(pieces):
         for line in lines:
             if not line:
-                if data:
+                if is_error:
+                    yield ErrorData(b"\n".join(data))
+                elif data:
                     yield data[0] if len(data) == 1 else b"\n".join(data)
-                data, size = [], 0
+                data, size, is_error = [], 0, False
                 continue
             field, _, value = line.partition(b":")
             if field == b"data":
@@ -46,9 +53,11 @@ def events(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 size += len(line)
                 if size > MAX_EVENT:
                     raise EventTooLong
+            elif field == b"event":
+                is_error = value.strip() == b"error"
         yield PAUSE
     if data:
-        yield b"\n".join(data)
+        yield (ErrorData if is_error else bytes)(b"\n".join(data))
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:

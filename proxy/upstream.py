@@ -73,15 +73,6 @@ class Reply:
         self._is_read = not piece
         return piece
 
-    def read(self) -> bytes:
-        """The whole body. Raises ProviderError, also where it is over MAX_ANSWER; ClientGone."""
-        body = bytearray()
-        for piece in self.pieces():
-            body += piece
-            if len(body) > MAX_ANSWER:
-                raise ProviderError("provider_bad_answer", seen=f"over {MAX_ANSWER} bytes")
-        return bytes(body)
-
     def close(self) -> None:
         """Keep the connection if the response is at its end or about to be, else close it."""
         if self._call.is_watched and not (self._is_read or self._call.ended):

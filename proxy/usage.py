@@ -1,4 +1,4 @@
-"""Token counts, made whole: OpenAI's `usage`.
+"""Token counts in OpenAI's form: whole numbers, always.
 
 https://platform.openai.com/docs/api-reference/chat/object#chat/object-usage
 """
@@ -7,40 +7,43 @@ from typing import Any
 
 from proxy.strict_json import JSON
 
+_MOST = 10**15  # tokens; a larger number is no count, and could be thousands of digits long
+_OF_RESPONSES = ("input_tokens", "output_tokens")  # the names in OpenAI's Responses
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
 
 def counted(raw: JSON | None) -> JSON:
-    """Three whole numbers, always, with the details where there are any; zeros for nothing."""
+    """`usage` with three whole numbers, zeros where a count is missing, and its other keys."""
     raw = raw or {}
     prompt = _count(raw.get("prompt_tokens", raw.get("input_tokens")))
-    answer = _count(raw.get("completion_tokens", raw.get("output_tokens")))
-    total = _count(raw.get("total_tokens")) or prompt + answer
-    details = {
-        name: value
-        for name, value in raw.items()
-        if name.endswith("_tokens_details") and isinstance(value, dict)
-    }
-    used = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total}
-    return used | details
+    completion = _count(raw.get("completion_tokens", raw.get("output_tokens")))
+    total = _count(raw.get("total_tokens")) or prompt + completion
+    others = {name: value for name, value in raw.items() if name not in _OF_RESPONSES}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+    return others | counts
 
 
 def _count(value: Any) -> int:
-    return max(0, int(value)) if isinstance(value, int | float) else 0
+    is_count = type(value) in (int, float) and 0 <= value <= _MOST  # no bool, NaN or Infinity
+    return int(value) if is_count else 0
 
 
-class OfAnswer:
-    """The usage of an answer, from events that tell all of it, all so far, or an increment."""
+class AnswerUsage:
+    """The usage of one answer, from events that have all of it, all so far, or an increment."""
 
     def __init__(self) -> None:
         self.final: JSON | None = None
         self.last = self.sum = counted(None)
 
-    def add(self, used: JSON, *, is_final: bool) -> None:
+    def add(self, raw: JSON, *, is_final: bool) -> None:
+        """`is_final`: the event has no choices, so it is about the whole answer."""
+        used = counted(raw)
         if is_final:
             self.final = used if used["total_tokens"] else self.final
         else:
-            self.sum = used | {name: self.sum[name] + used[name] for name in counted(None)}
+            self.sum = used | {name: self.sum[name] + used[name] for name in _COUNTS}
             self.last = used
 
     def total(self) -> JSON:
-        # Increments tell the prompt once, in the first event; counts so far tell it in each.
+        """Increments have the prompt's tokens in the first event only; counts so far in each."""
         return self.final or (self.last if self.last["prompt_tokens"] else self.sum)

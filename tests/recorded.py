@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy import chat_answer, exchange, usage
+from proxy import completion, usage
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProxyError
-from proxy.providers import Provider, Refusal
+from proxy.providers import Provider, UpstreamRequest, answers, refusals
+from proxy.providers.refusals import Refusal
 
 CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
@@ -58,6 +59,18 @@ def chat(**fields: Any) -> ChatRequest:
     )
 
 
+def refused(provider: Provider, refusal: Refusal) -> ProxyError:
+    """What the caller of this provider is told about a refusal."""
+    settings = provider.address_settings
+    return refusals.error(refusal, now=CREATED, address_settings=settings)
+
+
+def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:
+    """What is sent to the provider for a request with these fields."""
+    asked = chat(**fields)
+    return provider.request(asked, provider.models[asked.model][0])
+
+
 @dataclass
 class _Reply:
     """As much of upstream.Reply as the reading of answers needs."""
@@ -66,9 +79,6 @@ class _Reply:
     is_event_stream: bool = False
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-
-    def read(self) -> bytes:
-        return b"".join(self.sent)
 
     def pieces(self) -> Iterator[bytes]:
         return iter(self.sent)
@@ -79,9 +89,9 @@ def whole(
 ) -> dict[str, Any]:
     """The completion that a provider's whole answer becomes."""
     asked = chat(**fields)
-    parts = exchange.parts(provider, asked, _Reply([as_bytes(body)], is_event_stream))
-    limit = provider.token_limit and (asked.max_tokens or provider.token_limit)
-    return chat_answer.completion(asked, exchange.whole(parts), token_limit=limit)
+    parts = answers.parts(provider, asked, _Reply([as_bytes(body)], is_event_stream))
+    used = usage.AnswerUsage()
+    return completion.completion(asked, parts, used, token_limit=provider.token_limit)
 
 
 def streamed(
@@ -89,18 +99,19 @@ def streamed(
 ) -> Iterator[dict[str, Any]]:
     """The chunks that a provider's stream, or its whole answer, becomes."""
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
-    parts = exchange.parts(provider, asked, _Reply(list(pieces), is_event_stream))
-    limit = provider.token_limit and (asked.max_tokens or provider.token_limit)
-    return as_json(asked, chat_answer.chunks(asked, parts, usage.OfAnswer(), token_limit=limit))
+    parts = answers.parts(provider, asked, _Reply(list(pieces), is_event_stream))
+    used = usage.AnswerUsage()
+    chunks = completion.chunks(asked, parts, used, token_limit=provider.token_limit)
+    return as_json(asked, chunks)
 
 
-def as_json(asked: ChatRequest, chunks: Iterable[chat_answer.Chunk]) -> Iterator[dict[str, Any]]:
+def as_json(asked: ChatRequest, chunks: Iterable[completion.Chunk]) -> Iterator[dict[str, Any]]:
     """The chunks as they are sent; between them are only pauses."""
-    before, after = chat_answer.around_text(asked)
+    before, after = completion.around_text(asked)
     for chunk in chunks:
         if isinstance(chunk, str):
             yield json.loads(before + json.dumps(chunk).encode() + after)
-        elif chunk is not chat_answer.Mark.PAUSE:
+        elif chunk is not completion.Mark.PAUSE:
             assert isinstance(chunk, dict)
             yield chunk
 

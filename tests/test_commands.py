@@ -149,7 +149,7 @@ def test_live_says_what_is_at_fault(
         checked = command(env, "check", "--live")
     assert checked.status == 1
     assert checked.lines[-1].startswith(f"problem: live: {told} (provider_")
-    assert "mend: " in checked.lines[-1]
+    assert "fix: " in checked.lines[-1]
     for secret in (KEY, PROVIDER_KEY, ACCOUNT, "another-Ub7n", HOST):
         assert secret not in checked.out
 

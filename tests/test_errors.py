@@ -122,14 +122,13 @@ def test_a_failure_may_be_known_to_be_complete(complete: bool, retry: str) -> No
         ("provider_unreachable", "LLAMA_PROVIDER_BASE_URL"),
         ("provider_auth_failed", "LLAMA_PROVIDER_API_KEY"),
         ("provider_model_unavailable", "LLAMA_PROVIDER_MODELS"),
-        ("provider_not_found", "CLOUDFLARE_ACCOUNT_ID"),
         ("provider_not_found", "LLAMA_PROVIDER_BASE_URL"),
     ],
 )
-def test_the_log_names_what_the_operator_must_mend(code: str, variable: str) -> None:
+def test_the_log_names_what_the_operator_must_fix(code: str, variable: str) -> None:
     """The log has the variable and the facts; the caller's message has neither."""
     error = ProviderError(code, seen="HTTP 401, code 10000")
-    assert variable in error.notes["mend"]
+    assert variable in error.notes["fix"]
     assert error.notes["seen"] == "HTTP 401, code 10000"
     assert "10000" not in error.message
 

@@ -17,16 +17,17 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.environment", "proxy.keys"},
-    {"proxy.log_handler", "proxy.usage", "proxy.watchdog"},
+    {"proxy.log_handler", "proxy.usage", "proxy.tool_calls", "proxy.watchdog"},
     {"proxy.chat_request", "proxy.request_log"},
-    {"proxy.chat_answer"},
+    {"proxy.completion"},
     {"proxy.providers"},
-    {"proxy.providers.choices", "proxy.providers.refusals"},
     {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},
+    {"proxy.providers.facts", "proxy.providers.frames"},
+    {"proxy.providers.refusals"},
     {"proxy.provider_settings"},
     {"proxy.settings"},
     {"proxy.upstream", "proxy.worker", "proxy.rate_limit"},
-    {"proxy.exchange", "proxy.responses", "proxy.incoming"},
+    {"proxy.providers.answers", "proxy.responses", "proxy.incoming"},
     {"proxy.chat", "proxy.check"},
     {"proxy.routes"},
     {"proxy.report"},
@@ -133,7 +134,7 @@ def test_the_documents_have_each_setting_with_its_default(file: str, setting: st
 
 
 def test_every_error_code_is_in_the_readme() -> None:
-    codes = {*errors._CALLERS_FAULTS, *errors._PROVIDERS_FAULTS}
+    codes = {*errors._CALLER_STATUS, *errors._FAILURES}
     readme = (ROOT / "README.md").read_text().partition("## Errors")[2].partition("\n## ")[0]
     in_readme = set(re.findall("`([a-z]+_[a-z_]+)`", readme))
     assert in_readme == codes | {"proxy_misconfigured", "internal_error"}

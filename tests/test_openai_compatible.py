@@ -6,12 +6,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import Told, byte_by_byte, chat, sse, streamed, told_of, whole, whole_from
+from recorded import (
+    Told,
+    byte_by_byte,
+    refused,
+    request_to,
+    sse,
+    streamed,
+    told_of,
+    whole,
+    whole_from,
+)
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProviderError, ProxyError
-from proxy.providers import Refusal
 from proxy.providers.openai_compatible import OpenAICompatible
+from proxy.providers.refusals import Refusal
 
 quick = settings(max_examples=80, derandomize=True, deadline=None, database=None)
 
@@ -34,11 +44,11 @@ def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
 
 
 def sent(**fields: Any) -> Any:
-    return json.loads(PROVIDER.request(chat(**fields)).body)
+    return json.loads(request_to(PROVIDER, **fields).body)
 
 
 def test_where_it_goes_and_with_which_key() -> None:
-    request = PROVIDER.request(chat())
+    request = request_to(PROVIDER)
     assert request.url == "https://example.com/v1/chat/completions"
     assert request.headers == {"Authorization": "Bearer tier-2"}
     assert request.ignored == ()
@@ -48,7 +58,7 @@ def test_where_it_goes_and_with_which_key() -> None:
 def test_without_a_key_none_is_sent() -> None:
     """A local server has none."""
     local = OpenAICompatible(base_url="http://127.0.0.1:11434/v1", key="", models={"m": ("x",)})
-    assert local.request(chat()).headers == {}
+    assert request_to(local).headers == {}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +150,7 @@ def answer(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[s
         ),
         (
             answer({"content": None, "refusal": "No."}),
-            {"content": "", "refusal": "No."},
+            {"content": None, "refusal": "No."},
             "stop",
             {},
         ),
@@ -193,7 +203,7 @@ def test_answers(body: Any, message: Any, finish: str, more: Any) -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", **message},
+                "message": {"role": "assistant", "refusal": None, **message},
                 "logprobs": None,
                 "finish_reason": finish,
             }
@@ -395,7 +405,7 @@ REFUSALS = {
         openai(None, "not_found_error"),
         provider("model_unavailable"),
     ),
-    "Ollama: text": (404, {"error": "model 'secret' not found"}, provider("not_found")),
+    "Ollama: text": (404, {"error": "model 'secret' not found"}, provider("model_unavailable")),
     "Ollama: bad input": (400, {"error": "secret"}, caller("provider_rejected_input", None)),
     "Ollama: broken": (500, {"error": "secret"}, provider("failed", "true")),
     "llama.cpp: context": (
@@ -444,7 +454,7 @@ REFUSALS = {
 def test_refusals(status: int, body: Any, tells: tuple[Any, ...]) -> None:
     """By OpenAI's own codes and by status, in the form of each server."""
     body = body if isinstance(body, bytes) else strict_json.dumps(body)
-    error = PROVIDER.error(chat(), Refusal(status, {}, body))
+    error = refused(PROVIDER, Refusal(status, {}, body))
     assert told_of(error) == tells
     assert "secret" not in str(error)
 
@@ -453,13 +463,13 @@ def test_refusals(status: int, body: Any, tells: tuple[Any, ...]) -> None:
 def test_a_sane_retry_after_is_passed_on(seconds: str, retry: str) -> None:
     body = strict_json.dumps(openai("rate_limit_exceeded"))
     for status, said in ((429, body), (429, b"")):
-        error = PROVIDER.error(chat(), Refusal(status, {"Retry-After": seconds}, said))
+        error = refused(PROVIDER, Refusal(status, {"Retry-After": seconds}, said))
         assert told_of(error) == provider("rate_limited", retry, seconds)
 
 
 def test_a_context_exceeded_tells_the_numbers() -> None:
     body = strict_json.dumps(openai("context_length_exceeded", message=TOO_LONG))
-    message = PROVIDER.error(chat(), Refusal(400, {}, body)).message
+    message = refused(PROVIDER, Refusal(400, {}, body)).message
     assert "4096" in message
     assert "5000" in message
 
@@ -480,7 +490,7 @@ values = st.recursive(
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=5), st.integers(300, 599))
 def test_whatever_comes(body: dict[str, Any], status: int) -> None:
     """Nothing that a provider says becomes a 500."""
-    assert PROVIDER.error(chat(), Refusal(status, {}, strict_json.dumps(body))).status != 500
+    assert refused(PROVIDER, Refusal(status, {}, strict_json.dumps(body))).status != 500
     try:
         completion = whole(PROVIDER, body)
         Told.by(streamed(PROVIDER, [sse(body)]))

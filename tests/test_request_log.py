@@ -153,8 +153,8 @@ def test_what_helps_the_operator_stands_at_the_end() -> None:
     failure = ProviderError("provider_auth_failed", seen="HTTP 401, code 10000")
     entry.failed(failure)
     (line,) = written(entry)
-    assert list(line) == [*FIELDS, "seen", "mend"]
-    assert (line["seen"], line["mend"]) == ("HTTP 401, code 10000", "LLAMA_PROVIDER_API_KEY")
+    assert list(line) == [*FIELDS, "seen", "fix"]
+    assert (line["seen"], line["fix"]) == ("HTTP 401, code 10000", "LLAMA_PROVIDER_API_KEY")
 
 
 @pytest.mark.parametrize(("level", "lines"), [("debug", 1), ("info", 0)])

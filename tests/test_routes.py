@@ -740,13 +740,21 @@ def test_a_provider_that_is_too_slow(
     assert len(emulator.requests) == 1
 
 
-BAD_ANSWERS = ["junk", "sse_for_whole", f"huge={9 * 1024**2}", f"gzip={100 * 1024**2}"]
+BAD_ANSWERS = ["junk", f"huge={9 * 1024**2}", f"gzip={100 * 1024**2}"]
 BAD_ANSWERS += ["sse_for_whole,endless", "sample=empty_result_success.json"]
 
 
 @pytest.mark.parametrize("directive", BAD_ANSWERS)
 def test_an_answer_that_is_none(client: FlaskClient, directive: str) -> None:
     assert told(post(client, f"[[{directive}]]")) == UNUSABLE
+
+
+def test_a_stream_that_was_not_asked_for_is_a_whole_answer(client: FlaskClient) -> None:
+    answer = post(client, "[[sse_for_whole]]").json
+    assert answer is not None
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["total_tokens"]
 
 
 @pytest.mark.parametrize("directive", ["close=middle", "reset=middle", "close=headers"])

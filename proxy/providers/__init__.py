@@ -1,19 +1,15 @@
-"""What a provider is: four translations, values in and values out. None of them sends anything."""
+"""What a provider is: how to ask it. Answers and refusals are read the same way for all."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from proxy import strict_json
-from proxy.chat_answer import Part
 from proxy.chat_request import ChatRequest
-from proxy.errors import ProxyError
-from proxy.strict_json import JSON
 
 
 @dataclass(frozen=True)
 class UpstreamRequest:
-    """A POST to send. `ignored` names what the caller sent and this provider cannot use."""
+    """A POST to send. `ignored`: the names of parameters that this provider cannot use."""
 
     url: str
     headers: dict[str, str] = field(repr=False)  # one of them is the key
@@ -21,50 +17,36 @@ class UpstreamRequest:
     ignored: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """An answer that is none: its status, and as much of the rest as is known."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)  # names in any case
-    body: bytes = b""
-
-    def json(self) -> Any:
-        """The body, or None where it is not JSON."""
-        try:
-            return strict_json.loads_upstream(self.body)
-        except strict_json.InvalidJSON:
-            return None
-
-
 class Provider(Protocol):
-    """One way to speak to a model. Configured once, then shared by all requests."""
+    """One way to ask a model. Configured once, then shared by all requests."""
 
     @property
     def name(self) -> str:
-        """What LLAMA_PROVIDER calls it."""
+        """The value of LLAMA_PROVIDER that chooses it."""
 
     @property
     def key(self) -> str:
         """Tier 2; empty where none is sent."""
 
     @property
-    def models(self) -> Collection[str]:
-        """The public names, the default first."""
+    def models(self) -> Mapping[str, tuple[str, ...]]:
+        """By public name, the default first: the provider's names, in the order to ask them."""
 
     @property
     def token_limit(self) -> int | None:
-        """Tokens at which an answer is cut off without a word, where the caller sets no limit."""
+        """Tokens at which an answer is cut silently, if the caller sets no limit."""
+
+    @property
+    def relays_unknown(self) -> bool:
+        """Whether keys that this proxy does not know are relayed, in both directions."""
 
     @property
     def request_id_header(self) -> str:
-        """Where it names its side of a request, for asking its support."""
+        """The response header that identifies a request for the provider's support."""
 
-    def request(self, chat: ChatRequest) -> UpstreamRequest:
-        """What to send."""
+    @property
+    def address_settings(self) -> str:
+        """What to check if the provider answers that there is nothing at the address."""
 
-    def part(self, chat: ChatRequest, frame: JSON) -> Part:
-        """What a whole answer, or the JSON of one event, says. Raises ProxyError."""
-
-    def error(self, chat: ChatRequest, refusal: Refusal) -> ProxyError:
-        """Whose fault a refusal is."""
+    def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:
+        """What to send. `model`: one of the provider's names."""

@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 from recorded import Told, as_json, chat
 
-from proxy.chat_answer import (
-    FINISH_REASONS,
-    Mark,
-    Part,
-    ToolCall,
-    around_text,
-    chunks,
-    completion,
-)
+from proxy.completion import FAILED, Mark, Part, around_text, chunks, completion
 from proxy.errors import ProviderError
-from proxy.usage import OfAnswer
+from proxy.tool_calls import Piece
+from proxy.usage import AnswerUsage
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 NATIVE: dict[str, Any] = {"has_choices": False}
@@ -30,14 +23,15 @@ def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
 
 
 def answer(part: Part, *, token_limit: int | None = None) -> dict[str, Any]:
-    return completion(chat(), part, token_limit=token_limit)
+    parts = [part, Mark.DONE]
+    return completion(chat(), parts, AnswerUsage(), token_limit=token_limit)
 
 
 def stream(*parts: Part | None, limit: int | None = None, usage: bool = True) -> list[Any]:
     """The chunks; None among the parts is their [DONE]."""
     asked = chat(stream=True, stream_options={"include_usage": usage})
     said = [Mark.DONE if part is None else part for part in parts]
-    return list(as_json(asked, chunks(asked, said, OfAnswer(), token_limit=limit)))
+    return list(as_json(asked, chunks(asked, said, AnswerUsage(), token_limit=limit)))
 
 
 def told(*parts: Part | None, limit: int | None = None) -> Told:
@@ -58,7 +52,7 @@ def test_a_completion() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Hello!"},
+                "message": {"role": "assistant", "content": "Hello!", "refusal": None},
                 "logprobs": None,
                 "finish_reason": "stop",
             }
@@ -67,8 +61,8 @@ def test_a_completion() -> None:
     }
 
 
-def call(**more: Any) -> ToolCall:
-    return ToolCall(**{"index": None, "id": None, "name": None, "arguments": None, **more})
+def call(index: int | None = None, **more: Any) -> Piece:
+    return Piece(**{"provider_index": index, "id": "", "name": "", "arguments": "", **more})
 
 
 @pytest.mark.parametrize(
@@ -112,8 +106,12 @@ def call(**more: Any) -> ToolCall:
             },
         ),
         (
-            Part(extra={"refusal": "No."}),
-            {"content": "", "refusal": "No."},
+            Part(refusal="No."),
+            {"content": None, "refusal": "No."},
+        ),
+        (
+            Part(extra={"annotations": []}),
+            {"content": "", "annotations": []},
         ),
     ],
     ids=[
@@ -123,13 +121,18 @@ def call(**more: Any) -> ToolCall:
         "null beside reasoning",
         "reasoning",
         "no reasoning",
-        "null stays only beside tool calls",
+        "null stays beside tool calls",
         "ids and arguments made up",
+        "null stays beside a refusal",
         "more keys are relayed",
     ],
 )
 def test_messages(part: Part, message: dict[str, Any]) -> None:
-    assert answer(part)["choices"][0]["message"] == {"role": "assistant", **message}
+    assert answer(part)["choices"][0]["message"] == {
+        "role": "assistant",
+        "refusal": None,
+        **message,
+    }
 
 
 @pytest.mark.parametrize("part", [Part(), Part(reasoning=""), Part(usage=used(1, 1))])
@@ -146,7 +149,15 @@ def test_no_answer(part: Part) -> None:
 LIMIT_REACHED = Part(content="a", usage=used(1, 256), **NATIVE)
 ENDS = [
     ("the provider's", Part(content="a", finish_reason="content_filter"), "content_filter"),
-    ("also beside calls", Part(tool_calls=(call(name="f"),), finish_reason="stop"), "stop"),
+    ("stop beside calls", Part(tool_calls=(call(name="f"),), finish_reason="stop"), "tool_calls"),
+    ("length beside calls", Part(tool_calls=(call(name="f"),), finish_reason="length"), "length"),
+    ("tool_calls, and none", Part(content="a", finish_reason="tool_calls"), "stop"),
+    ("function_call, and none", Part(content="a", finish_reason="function_call"), "stop"),
+    (
+        "function_call",
+        Part(extra={"function_call": {"name": "f"}}, finish_reason="function_call"),
+        "function_call",
+    ),
     ("calls", Part(tool_calls=(call(name="f"),), **NATIVE), "tool_calls"),
     ("calls at the limit", Part(tool_calls=(call(name="f"),), usage=used(1, 256)), "tool_calls"),
     ("the limit reached", LIMIT_REACHED, "length"),
@@ -168,8 +179,8 @@ def test_without_a_limit_nothing_was_cut_off() -> None:
     assert answer(LIMIT_REACHED)["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("reason", FINISH_REASONS)
-def test_openais_four_reasons(reason: str) -> None:
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
+def test_openais_reasons(reason: str) -> None:
     part = Part(content="a", finish_reason=reason)
     assert answer(part)["choices"][0]["finish_reason"] == reason
     assert told(part).finish == reason
@@ -190,12 +201,14 @@ def test_openais_four_reasons(reason: str) -> None:
         ({"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}, used(9, 3)),
         ({"prompt_tokens": None, "completion_tokens": "3", "total_tokens": []}, ZEROS),
         ({"prompt_tokens": -1, "completion_tokens": 3}, used(0, 3)),
-        (used(9, 3, neurons=0.25, cost="1"), used(9, 3)),
+        (used(9, 3, cost="1", cached_tokens=4), used(9, 3, cost="1", cached_tokens=4)),
+        ({"prompt_tokens": 10**16, "completion_tokens": 1e300}, ZEROS),
+        ({"prompt_tokens": int("9" * 4300), "completion_tokens": True}, ZEROS),
+        ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, ZEROS),
         (
             used(9, 3, prompt_tokens_details={"cached_tokens": 4}),
             used(9, 3, prompt_tokens_details={"cached_tokens": 4}),
         ),
-        (used(9, 3, prompt_tokens_details=None), used(9, 3)),
         (
             used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
             used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
@@ -203,7 +216,7 @@ def test_openais_four_reasons(reason: str) -> None:
     ],
 )
 def test_usage_is_three_whole_numbers_always(raw: Any, usage: dict[str, Any]) -> None:
-    """Zeros where there is none; neurons dropped, details kept."""
+    """Zeros where there is no sane number; the other keys are kept."""
     got = answer(Part(content="a", usage=raw))["usage"]
     assert got == usage
     assert all(type(got[name]) is int for name in ZEROS)
@@ -276,11 +289,11 @@ def test_all_in_one_part() -> None:
         "content": "4",
         "tool_calls": [{"index": 0, "id": "call_1_0", "type": "function", "function": function}],
     }
-    assert stream(part, None) == [ROLE, chunk(delta), chunk({}, "stop"), USAGE]
+    assert stream(part, None) == [ROLE, chunk(delta), chunk({}, "tool_calls"), USAGE]
 
 
 def test_a_refusal_is_relayed() -> None:
-    said = stream(Part(extra={"refusal": "No."}), None)
+    said = stream(Part(refusal="No."), None)
     assert said[:2] == [ROLE, chunk({"refusal": "No."})]
 
 
@@ -302,7 +315,7 @@ def test_the_role_waits_until_something_is_said() -> None:
             read.append(part)
             yield part
 
-    said = chunks(chat(stream=True), parts(), OfAnswer(), token_limit=None)
+    said = chunks(chat(stream=True), parts(), AnswerUsage(), token_limit=None)
     assert not read
     assert next(said) == ROLE
     assert len(read) == 3
@@ -328,7 +341,7 @@ def test_a_cut_stream_has_no_end(parts: list[Part | None], code: str, heard: int
     with pytest.raises(ProviderError) as caught:
         said = [Mark.DONE if part is None else part for part in parts]
         asked = chat(stream=True)
-        for told in as_json(asked, chunks(asked, said, OfAnswer(), token_limit=None)):
+        for told in as_json(asked, chunks(asked, said, AnswerUsage(), token_limit=None)):
             got.append(told)
     assert caught.value.code == code
     assert len(got) == heard
@@ -337,7 +350,7 @@ def test_a_cut_stream_has_no_end(parts: list[Part | None], code: str, heard: int
 
 def test_pauses_are_passed_on_and_mean_nothing() -> None:
     parts = [Mark.PAUSE, Part(content="a"), Mark.PAUSE, Mark.DONE]
-    role, *rest = chunks(chat(stream=True), parts, OfAnswer(), token_limit=None)
+    role, *rest = chunks(chat(stream=True), parts, AnswerUsage(), token_limit=None)
     assert role is Mark.PAUSE
     assert [chunk for chunk in rest if not isinstance(chunk, dict)] == ["a", Mark.PAUSE]
 
@@ -420,83 +433,119 @@ def test_usage_may_come_before_the_text() -> None:
     assert told(Part(usage=used(9, 2), **NATIVE), Part(content="a"), None).usage == used(9, 2)
 
 
-@pytest.mark.parametrize(
-    ("pieces", "calls"),
-    [
-        (
-            [
-                [call(index=0, id="c", name="f", arguments="")],
-                [call(index=0, arguments='{"a"')],
-                [call(index=0, arguments=":1}")],
-            ],
-            [("f", '{"a":1}')],
-        ),
-        (
-            [
-                [call(name="f", arguments='{"a"')],
-                [call(arguments=":1}")],
-                [call(name="g")],
-                [call(arguments="{}")],
-            ],
-            [("f", '{"a":1}'), ("g", "{}")],
-        ),
-        (
-            [
-                [call(index=0, name="f"), call(index=1, name="g")],
-                [call(index=1, arguments="1")],
-                [call(index=0, arguments="0")],
-            ],
-            [("f", "0"), ("g", "1")],
-        ),
-        (
-            [[call(name="f", arguments="0"), call(name="g", arguments="1")]],
-            [("f", "0"), ("g", "1")],
-        ),
-        ([[call(index=0, name="f", arguments="{}")], [call()]], [("f", "{}")]),
-        ([[call()], [call(index=0, name="f", arguments="{}")]], [("f", "{}")]),
-        (
-            [[call(index=0, id="c", name="f")], [call(index=0, id="c", name="f", arguments="{}")]],
-            [("f", "{}")],
-        ),
-    ],
-    ids=[
-        "with indexes",
-        "without indexes, a name begins the next",
-        "two at once",
-        "two in one part",
-        "nulls at the end",
-        "nulls at the start",
-        "named in each delta",
-    ],
-)
-def test_tool_calls_in_pieces(pieces: list[list[ToolCall]], calls: list[tuple[str, str]]) -> None:
-    """A call is named, with its id and type, in its first delta only."""
-    got = told(*(Part(tool_calls=tuple(piece)) for piece in pieces), None)
-    assert got.calls == calls
-    assert got.finish == "tool_calls"
-
-
-def test_the_deltas_of_a_tool_call() -> None:
-    pieces = [
-        call(index=0, id="c", name="f"),
-        call(index=0, id="c", name="f", arguments="{}"),
-        call(name="g"),
+def test_a_whole_answer_from_a_stream_that_was_not_asked_for() -> None:
+    parts = [
+        Mark.PAUSE,
+        Part(content="Hel", reasoning="H"),
+        Part(content="lo", reasoning="m", fields={"service_tier": "x"}),
+        Part(tool_calls=(call(0, id="c", name="f", arguments="{"),)),
+        Part(tool_calls=(call(0, arguments="}"),), logprobs={"content": []}),
+        Part(tool_calls=(call(1, other={"type": "custom", "id": "d", "custom": {"input": "a"}}),)),
+        Part(tool_calls=(call(1, other={"custom": {"input": "b"}}), call(1, other={"id": "d"}))),
+        Part(finish_reason="stop", usage=used(9, 2)),
+        Mark.DONE,
     ]
-    said = stream(*(Part(tool_calls=(piece,)) for piece in pieces), None)
-    deltas = [one["choices"][0]["delta"] for one in said[1:4]]
-    first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
-    second = {"index": 0, "function": {"arguments": "{}"}}
-    third = {
-        "index": 1,
-        "id": "call_1_1",
-        "type": "function",
-        "function": {"name": "g", "arguments": ""},
-    }
-    assert deltas == [{"tool_calls": [first]}, {"tool_calls": [second]}, {"tool_calls": [third]}]
+    got = completion(chat(), parts, AnswerUsage(), token_limit=None)
+    assert got["choices"] == [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": "Hello",
+                "refusal": None,
+                "reasoning_content": "Hm",
+                "tool_calls": [
+                    {
+                        "id": "c",
+                        "type": "function",
+                        "function": {"name": "f", "arguments": "{}"},
+                    },
+                    {"type": "custom", "id": "d", "custom": {"input": "ab"}},
+                ],
+            },
+            "logprobs": {"content": []},
+            "finish_reason": "tool_calls",
+        }
+    ]
+    assert (got["usage"], got["service_tier"]) == (used(9, 2), "x")
 
 
-def test_a_call_without_a_name_is_no_answer() -> None:
-    """A whole one has nothing to call; in a stream its deltas say nothing."""
+def test_a_cut_stream_that_was_not_asked_for_fails() -> None:
+    with pytest.raises(ProviderError):
+        completion(chat(), [Part(content="a")], AnswerUsage(), token_limit=None)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"type": "function", "function": {"name": "f"}}, {"type": "custom"}]
+)
+def test_stop_stays_where_the_caller_named_the_function(choice: Any) -> None:
+    """As OpenAI itself has it."""
+    part = Part(tool_calls=(call(name="f"),), finish_reason="stop")
+    asked = chat(tool_choice=choice).without_input()
+    got = completion(asked, [part, Mark.DONE], AnswerUsage(), token_limit=None)
+    assert got["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call"])
+def test_calls_that_are_announced_and_missing(reason: str) -> None:
+    part = Part(finish_reason=reason)
+    for ask in (answer, lambda part: stream(part, None)):
+        with pytest.raises(ProviderError) as caught:
+            ask(part)
+        assert caught.value.code == "provider_bad_answer"
+
+
+@pytest.mark.parametrize(
+    ("parts", "heard"),
+    [
+        ([Part(finish_reason=FAILED)], []),
+        ([Part(content="a", finish_reason=FAILED)], []),
+        ([Part(content="a"), Part(content="b", finish_reason=FAILED), None], ["", "a", "b"]),
+    ],
+    ids=["alone", "with all the text", "with the last text"],
+)
+def test_a_provider_that_says_it_failed(parts: list[Part | None], heard: list[str]) -> None:
+    """Before anything was sent, the failure keeps its status."""
+    got = []
+    said = [Mark.DONE if part is None else part for part in parts]
+    asked = chat(stream=True)
     with pytest.raises(ProviderError) as caught:
-        stream(Part(tool_calls=(call(arguments="{}"),)), None)
-    assert caught.value.code == "provider_bad_answer"
+        for chunk in as_json(asked, chunks(asked, said, AnswerUsage(), token_limit=None)):
+            got.append(chunk["choices"][0]["delta"]["content"])
+    assert (caught.value.code, got) == ("provider_failed", heard)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [Part(content="b"), Part(reasoning="b"), Part(tool_calls=(call(name="f", arguments="{}"),))],
+    ids=["text", "reasoning", "call"],
+)
+def test_what_follows_a_finish_shows_that_it_was_none(after: Part) -> None:
+    first = Part(content="a", finish_reason="stop")
+    with pytest.raises(ProviderError):
+        stream(first, after)
+    assert told(first, after, None).finish in ("stop", "tool_calls")
+
+
+def test_a_message_after_its_deltas_is_not_sent_again() -> None:
+    last = Part(content="ab", is_message=True, finish_reason="length", usage=used(1, 2))
+    got = told(Part(content="a"), Part(content="b"), last)
+    assert (got.text, got.finish, got.usage) == ("ab", "length", used(1, 2))
+    assert told(last).text == "ab"
+
+
+def test_fields_are_relayed_wherever_they_came() -> None:
+    """Before the text, with it, with the finish, with the usage: on the next chunk."""
+    got = stream(
+        Part(fields={"a": 1}, has_choices=False),
+        Part(content="x", fields={"b": 2}),
+        Part(finish_reason="stop", fields={"c": 3}),
+        Part(usage=used(1, 1), fields={"d": 4}, has_choices=False),
+        None,
+    )
+    assert [{k: v for k, v in one.items() if k in "abcd"} for one in got] == [
+        {"a": 1},
+        {"b": 2},
+        {"c": 3, "d": 4},
+        {},
+    ]

@@ -1,0 +1,267 @@
+"""The response in OpenAI's form: a ChatCompletion, or the chunks of a stream.
+
+https://platform.openai.com/docs/api-reference/chat/object and /chat/streaming. Every provider is
+read into `Part`s, and every response is built from them here, so clients can rely on its form.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from proxy import strict_json
+from proxy.chat_request import ChatRequest
+from proxy.errors import ProviderError
+from proxy.strict_json import JSON
+from proxy.tool_calls import Piece, ToolCalls
+from proxy.usage import AnswerUsage
+
+
+class Mark(Enum):
+    """What a stream has between its parts."""
+
+    PAUSE = "all that has arrived so far was read"
+    DONE = "[DONE]"
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+FAILED = "error"  # a finish_reason by which the provider reports that it failed
+
+
+class Part(NamedTuple):  # one for each token, so of the kind that costs least
+    """What a whole answer, or one event of a stream, adds. None: it does not have that."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: tuple[Piece, ...] = ()
+    finish_reason: str | None = None  # one of OpenAI's, or FAILED
+    usage: JSON | None = None
+    logprobs: JSON | None = None
+    extra: Mapping[str, Any] = _NOTHING  # other keys of the message, relayed
+    fields: Mapping[str, Any] = _NOTHING  # other keys beside `choices`, relayed
+    has_choices: bool = True  # it came in OpenAI's form, not in the provider's own
+    is_message: bool = False  # the whole message, not a piece of it
+
+    @property
+    def has_output(self) -> bool:
+        """An empty string is output of the model."""
+        if self.content is not None or self.reasoning or self.refusal or self.extra:
+            return True
+        return any(piece.name or piece.begins_other for piece in self.tool_calls)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it has a piece of the content and nothing else, like most events."""
+        return bool(self.content) and not (
+            self.finish_reason
+            or self.tool_calls
+            or self.usage
+            or self.reasoning
+            or self.refusal
+            or self.logprobs
+            or self.extra
+            or self.fields
+            or self.is_message
+        )
+
+
+Chunk = JSON | str | Mark  # as `chunks` yields them
+
+
+def completion(
+    chat: ChatRequest, parts: Iterable[Part | Mark], used: AnswerUsage, *, token_limit: int | None
+) -> JSON:
+    """The whole response, also from a stream that was not asked for. Raises ProviderError.
+
+    `token_limit`: where the provider cuts the answer if the caller sets no max_tokens; None if it
+    does not. The usage is added to `used`.
+    """
+    answer = _Answer(chat, used, token_limit)
+    message: JSON = {"role": "assistant", "content": None, "refusal": None}
+    texts: dict[str, list[str]] = {}
+    logprobs = None
+    for part in answer.until_done(parts):
+        if isinstance(part, Mark):
+            continue
+        _merge(answer.delta(part), message, texts)
+        if part.content is not None:
+            texts.setdefault("content", [])
+        logprobs = part.logprobs or logprobs
+        answer.raise_if_failed()
+    _merge({"tool_calls": answer.calls.end()}, message, texts)
+    message |= {name: "".join(pieces) for name, pieces in texts.items()}
+    finish_reason = answer.finish()
+    if not any(map(message.get, ("content", "refusal", "tool_calls", "function_call", "audio"))):
+        message["content"] = ""
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
+    head = _head(chat, "chat.completion")
+    return {**answer.fields, **head, "choices": [choice], "usage": used.total()}
+
+
+def _merge(delta: JSON, message: JSON, texts: dict[str, list[str]]) -> None:
+    """Add a delta to a message."""
+    for name, value in delta.items():
+        if name in ("content", "reasoning_content", "refusal"):
+            texts.setdefault(name, []).append(value)
+        elif name != "tool_calls":
+            message[name] = value
+        else:
+            for call in value:
+                _merge_call(call, message.setdefault("tool_calls", []))
+
+
+def _merge_call(piece: JSON, calls: list[JSON]) -> None:
+    index = piece.pop("index")
+    if index == len(calls):
+        calls.append(piece)
+        return
+    if arguments := piece.get("function", {}).get("arguments"):
+        calls[index]["function"]["arguments"] += arguments
+    if text := piece.get("custom", {}).get("input"):
+        calls[index]["custom"]["input"] += text
+
+
+def chunks(
+    chat: ChatRequest, parts: Iterable[Part | Mark], used: AnswerUsage, *, token_limit: int | None
+) -> Iterator[Chunk]:
+    """The chunks of a stream in the order that clients need: role, deltas, finish, usage.
+
+    A chunk that only has content is yielded as that text; `around_text` has what to put around it.
+    Pauses are passed on. Raises ProviderError if there is no answer, or if the stream ended without
+    [DONE] and without a finish_reason.
+    """
+    answer = _Answer(chat, used, token_limit)
+    has_begun = False
+    for part in answer.until_done(parts):
+        if isinstance(part, Mark):
+            yield part
+            continue
+        if not has_begun and part.has_output and part.finish_reason != FAILED:
+            has_begun = True  # until then, an error keeps its status
+            yield answer.chunk({"role": "assistant", "content": ""})
+        if part.is_text and not answer.calls:
+            answer.add_text(part)
+            yield part.content or ""
+            continue
+        if ((delta := answer.delta(part)) or part.logprobs) and has_begun:
+            yield answer.chunk(delta, logprobs=part.logprobs)
+        answer.raise_if_failed()
+    last_calls = answer.calls.end()
+    finish_reason = answer.finish()
+    if not has_begun:
+        yield answer.chunk({"role": "assistant", "content": ""})
+    if last_calls:
+        yield answer.chunk({"tool_calls": last_calls})
+    yield answer.chunk({}, finish_reason=finish_reason)
+    if chat.include_usage:
+        yield {**_head(chat, "chat.completion.chunk"), "choices": [], "usage": used.total()}
+
+
+def around_text(chat: ChatRequest) -> tuple[bytes, bytes]:
+    """The bytes before and after the JSON of a text, in the chunk that has this text only."""
+    mark = b'"content":'
+    before, _, after = strict_json.dumps(_chunk(chat, {"content": None})).partition(mark + b"null")
+    return before + mark, after
+
+
+class _Answer:
+    """What the provider has sent so far of one answer."""
+
+    def __init__(self, chat: ChatRequest, used: AnswerUsage, token_limit: int | None) -> None:
+        self.chat, self.used, self.token_limit = chat, used, token_limit
+        self.calls = ToolCalls(chat.id)
+        self.fields: JSON = {}  # beside `choices`, for the next chunk
+        self.has_text = self.has_output = self.has_choices = self.has_function_call = False
+        self.finish_reason: str | None = None
+        self.is_finished = False  # the end has come, and not only a cut
+
+    def until_done(self, parts: Iterable[Part | Mark]) -> Iterator[Part | Mark]:
+        """The parts before [DONE]. Raises ProviderError if they were cut."""
+        for part in parts:
+            if part is Mark.DONE:
+                return
+            yield part
+        if not self.is_finished:
+            raise ProviderError("provider_failed", seen="the stream ended early")
+
+    def add_text(self, part: Part) -> None:
+        """The short way of `delta`, for a part that has content only."""
+        self.has_choices = self.has_choices or part.has_choices
+        self.has_text = self.has_output = True
+        self.is_finished = False
+
+    def delta(self, part: Part) -> JSON:
+        """What the part adds to the message."""
+        self.fields |= part.fields
+        self.has_choices = self.has_choices or part.has_choices
+        self.has_function_call = self.has_function_call or "function_call" in part.extra
+        if part.usage:
+            self.used.add(part.usage, is_final=not part.has_choices)
+        if part.is_message and self.has_output:  # all of it again, after its deltas
+            part = part._replace(content=None, reasoning=None, refusal=None, tool_calls=())
+        delta: JSON = dict(part.extra)
+        for name, text in (
+            ("reasoning_content", part.reasoning),
+            ("content", part.content),
+            ("refusal", part.refusal),
+        ):
+            if text:
+                delta[name] = text
+        calls = self.calls.deltas(part.tool_calls)
+        if calls or (delta and (calls := self.calls.waiting())):
+            delta["tool_calls"] = calls
+        self.has_output = self.has_output or part.has_output
+        self.has_text = self.has_text or bool(part.content or part.refusal)
+        if part.finish_reason:
+            self.finish_reason, self.is_finished = part.finish_reason, True
+        elif delta:  # what follows a finish_reason shows that it was not the end
+            self.is_finished = False
+        return delta
+
+    def raise_if_failed(self) -> None:
+        if self.finish_reason == FAILED:
+            raise ProviderError("provider_failed", seen="finish_reason: an error")
+
+    def finish(self) -> str:
+        """The provider's finish_reason, or the likeliest one. Raises ProviderError if there is no
+        answer at all, or tool calls are announced and missing."""
+        if not (self.has_output or self.has_text or self.finish_reason):
+            raise ProviderError("provider_bad_answer", seen="no answer in it")
+        reason = self.finish_reason
+        if self.calls:
+            is_stop = reason == "stop" and not self.chat.forces_function
+            return "tool_calls" if reason in (None, "function_call") or is_stop else str(reason)
+        is_missing = reason == "function_call" and not self.has_function_call
+        if reason == "tool_calls" or is_missing:
+            if not self.has_text:
+                raise ProviderError("provider_bad_answer", seen=f"{reason} without a call")
+            return "stop"
+        return reason or self._likeliest()
+
+    def _likeliest(self) -> str:
+        """Workers AI's own form has no finish_reason: it cuts an answer at the limit silently."""
+        if self.token_limit is None or self.has_choices:
+            return "stop"
+        limit = self.chat.max_tokens or self.token_limit
+        return "length" if self.used.total()["completion_tokens"] >= limit else "stop"
+
+    def chunk(self, delta: JSON, **choice: Any) -> JSON:
+        """A chunk with the fields that came since the last one."""
+        fields, self.fields = self.fields, {}
+        return {**fields, **_chunk(self.chat, delta, **choice)}
+
+
+def _chunk(
+    chat: ChatRequest,
+    delta: JSON,
+    *,
+    logprobs: JSON | None = None,
+    finish_reason: str | None = None,
+) -> JSON:
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return {**_head(chat, "chat.completion.chunk"), "choices": [choice]}
+
+
+def _head(chat: ChatRequest, kind: str) -> JSON:
+    return {"id": chat.id, "object": kind, "created": chat.created, "model": chat.model}

@@ -1,0 +1,184 @@
+"""Reads one frame, a whole answer or the JSON of one event, as a `Part`, for every provider.
+
+Workers AI answers in four forms, one of them OpenAI's; OpenAI-compatible APIs have habits of their
+own. Each value may be of any type.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from proxy import strict_json, tool_calls
+from proxy.completion import Part
+from proxy.errors import ProviderError
+from proxy.strict_json import JSON
+
+_FRAME = {"id", "object", "created", "model", "choices", "usage"}
+_MESSAGE = {"role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls"}
+_COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"}
+
+MEANINGS = tomllib.loads(Path(__file__).with_name("meanings.toml").read_text("utf-8"))
+_FINISH_REASONS: dict[str, str] = {
+    word: reason for reason, words in MEANINGS["finish_reasons"].items() for word in words
+}
+
+
+def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
+    """What a frame adds. `relay`: with the keys that are not ours. Raises ProviderError.
+
+    In an event `delta` is read before `message`, since some send all the text so far beside each
+    delta; and both before Workers AI's own `response`, which repeats the same text.
+    """
+    result = frame if "choices" in frame else frame.get("result", frame)
+    if not isinstance(result, dict):
+        raise ProviderError("provider_bad_answer", seen="a result that is no object")
+    choices = result.get("choices")
+    choice = first_object(choices)
+    delta = choice.get("delta")
+    message = _object(choice.get("message")) or {}
+    if isinstance(delta, dict) and not (message and not (is_event and delta)):
+        added = _of_message(delta, choice, choices, relay=relay, is_message=False)
+    else:
+        added = _of_message(message, choice, choices, relay=relay, is_message=True)
+        added = _with_native(added, result)
+    if usage := _object(result.get("usage")) or _object(choice.get("usage")):
+        added = added._replace(usage=usage if relay else _counts(usage))
+    if relay and "choices" in frame and (others := frame.keys() - _FRAME):
+        added = added._replace(fields={key: frame[key] for key in frame if key in others})
+    return added
+
+
+def _of_message(
+    message: JSON, choice: JSON, choices: Any, *, relay: bool, is_message: bool
+) -> Part:
+    """A message or a delta, with what stands beside it in its choice."""
+    content = message.get("content")
+    thoughts = None
+    if content is not None and not isinstance(content, str):
+        content, thoughts = text_and_thoughts(content)
+    raw_calls = message.get("tool_calls")
+    if len(choices or ()) > 1:  # some put text and calls into two choices
+        raw_calls = [call for each in choices for call in _calls_in(each)]
+    extra = message.keys() - _MESSAGE if relay else ()
+    return Part(
+        content,
+        text(message.get("reasoning_content") or message.get("reasoning")) or thoughts,
+        text(message.get("refusal")),
+        tool_calls.pieces(raw_calls, relay=relay, is_message=is_message) if raw_calls else (),
+        finish_reason(choice.get("finish_reason")),
+        None,
+        _object(choice.get("logprobs")),
+        {key: message[key] for key in message if key in extra and message[key] is not None},
+        has_choices=bool(choice),
+        is_message=is_message and bool(choice),
+    )
+
+
+def _calls_in(choice: Any) -> list[Any]:
+    message = _object(choice) or {}
+    message = _object(message.get("delta")) or _object(message.get("message")) or {}
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list) else []
+
+
+def _with_native(part: Part, result: JSON) -> Part:
+    """Workers AI's own form, {response, tool_calls, finish_reason}, or that of OpenAI's Responses,
+    {output, status} (gpt-oss with `input`), where the choices do not have it."""
+    outputs = [item for item in _list(result.get("output")) if isinstance(item, dict)]
+    content, thoughts = text_and_thoughts(result.get("response"))
+    if outputs:
+        content, thoughts = _joined(outputs, "message"), _joined(outputs, "reasoning")
+    called = [item for item in outputs if item.get("type") == "function_call"]
+    reason = "length" if result.get("status") == "incomplete" else result.get("finish_reason")
+    return part._replace(
+        content=part.content if content is None else part.content or content,
+        reasoning=part.reasoning or thoughts,
+        tool_calls=part.tool_calls or tool_calls.pieces(called or result.get("tool_calls")),
+        finish_reason=part.finish_reason or finish_reason(reason),
+    )
+
+
+def _joined(outputs: list[JSON], kind: str) -> str | None:
+    texts = [text(item.get("content")) or "" for item in outputs if item.get("type") == kind]
+    return "".join(texts) if texts else None
+
+
+def first_object(values: Any) -> JSON:
+    """The first of a list if it is an object, else an empty one."""
+    return (_object(values[0]) if isinstance(values, list) and values else None) or {}
+
+
+def _object(value: Any) -> JSON | None:
+    return value if isinstance(value, dict) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _counts(usage: JSON) -> JSON:
+    """Without what only Workers AI has, such as `neurons`."""
+    return {k: v for k, v in usage.items() if k in _COUNTS or k.endswith("_tokens_details")}
+
+
+def text(value: Any) -> str | None:
+    """A text, also if it came as a number (Workers AI streams digits so) or in parts."""
+    if value is None or isinstance(value, str):
+        return value
+    content, thoughts = text_and_thoughts(value)
+    return content if thoughts is None else (content or "") + thoughts
+
+
+def text_and_thoughts(value: Any) -> tuple[str | None, str | None]:
+    """Content, and the reasoning that came as parts of it. What is unknown becomes its JSON."""
+    if value is None or isinstance(value, str):
+        return value, None
+    if value == []:
+        return None, None
+    if not isinstance(value, list) or not any(map(_kind, value)):
+        return strict_json.readable(value), None
+    texts: dict[str, list[str]] = {"text": [], "thinking": []}
+    for item in value:
+        kind = _kind(item)
+        if kind:
+            texts[kind].append(text(_inner(item)) or "")
+        else:
+            texts["text"].append(item if isinstance(item, str) else strict_json.readable(item))
+    content, thoughts = ("".join(texts[kind]) if texts[kind] else None for kind in texts)
+    return content, thoughts
+
+
+def _kind(item: Any) -> str:
+    """`text` or `thinking`; empty for what is no part of a content, or an unknown one."""
+    if not isinstance(item, dict) or not isinstance(_inner(item), str | list):
+        return ""
+    return _PARTS.get(str(item.get("type") or "text"), "")
+
+
+def _inner(item: JSON) -> Any:
+    """The text of a part of a content, or a list of such parts."""
+    return item.get("text", item.get("thinking", item.get("reasoning")))
+
+
+_PARTS = {
+    "text": "text",
+    "output_text": "text",
+    "thinking": "thinking",
+    "reasoning": "thinking",
+    "reasoning_text": "thinking",
+    "summary_text": "thinking",
+}
+
+
+def finish_reason(word: Any) -> str | None:
+    """One of OpenAI's, or `completion.FAILED`; None where the answer is not finished."""
+    if not isinstance(word, str):
+        return None
+    word = as_word(word)
+    reason = _FINISH_REASONS.get(word, "error" if word.endswith("error") else "stop")
+    return None if reason == "none" else reason
+
+
+def as_word(text: str) -> str:
+    """As the tables of meanings.toml have it."""
+    return text.strip().lower().replace("-", "_").replace(" ", "_")

@@ -1,0 +1,167 @@
+"""Fallback models: the next one is asked after a complete refusal that was not billed."""
+
+import threading
+from typing import Any
+
+import pytest
+import serving
+from conftest import Serve
+from flask.testing import FlaskClient
+from openai import OpenAI
+
+from app import create_app
+from emulator import Emulator
+
+A, B, C = "@cf/meta/a", "@cf/meta/b", "@cf/meta/c"
+BEARER = {"Authorization": f"Bearer {serving.KEY}"}
+
+
+@pytest.fixture
+def client(env: dict[str, str]) -> FlaskClient:
+    return create_app(env | {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}|{C}"}).test_client()
+
+
+def ask(client: FlaskClient, text: str = "Hi", **fields: Any) -> Any:
+    body = {"messages": [{"role": "user", "content": text}], **fields}
+    response = client.post("/", json=body, headers=BEARER)
+    response.get_data()
+    return response
+
+
+def asked(emulator: Emulator) -> list[str]:
+    return [request.path.partition("/run/")[2] for request in emulator.requests]
+
+
+FALL_BACK = {
+    "withdrawn": (410, 5028),
+    "no such model": (400, 5007),
+    "only for payers": (403, 5035),
+    "no capacity": (429, 3040),
+    "rate limited": (429, 3021),
+}
+END_AT_ONCE = {
+    "daily allowance": ((429, 4006), "provider_quota_exhausted"),
+    "wrong key": ((401, 10000), "provider_auth_failed"),
+    "context": ((413, 5021), "context_length_exceeded"),
+    "bad input": ((400, 5006), "provider_rejected_input"),
+    "timeout": ((408, 3046), "provider_timeout"),
+    "internal error": ((500, 3043), "provider_failed"),
+    "wrong account": ((404, 7003), "provider_not_found"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("refusal", FALL_BACK.values(), ids=FALL_BACK)
+def test_the_next_model_is_asked(
+    caplog: pytest.LogCaptureFixture,
+    client: FlaskClient,
+    emulator: Emulator,
+    refusal: tuple[int, int],
+    stream: bool,
+) -> None:
+    emulator.refused = {A: refusal, B: refusal}
+    response = ask(client, stream=stream)
+    assert response.status_code == 200
+    assert asked(emulator) == [A, B, C]
+    assert response.headers["X-Provider-Model"] == C
+    response.close()
+    line = caplog.records[-1].args[0].to_json()
+    assert (line["model"], line["provider_model"], line["code"]) == ("chat", C, None)
+    assert response.headers["X-Provider-Request-Id"] == line["provider_request_id"]
+
+
+@pytest.mark.parametrize(("refusal", "code"), END_AT_ONCE.values(), ids=END_AT_ONCE)
+def test_other_failures_end_it_at_once(
+    client: FlaskClient, emulator: Emulator, refusal: tuple[int, int], code: str
+) -> None:
+    emulator.refused = {A: (429, 3040), B: refusal}
+    response = ask(client)
+    assert response.json["error"]["code"] == code
+    assert asked(emulator) == [A, B]
+    assert response.headers["X-Provider-Model"] == B
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "code", "retry"),
+    [
+        ((410, 5028), (410, 5028), "provider_model_unavailable", "false"),
+        ((429, 3040), (410, 5028), "provider_overloaded", "true"),
+        ((410, 5028), (429, 3040), "provider_overloaded", "true"),
+        ((429, 3021), (429, 3040), "provider_rate_limited", "true"),
+    ],
+)
+def test_where_all_refuse_a_retry_is_advised_if_one_would_help(
+    client: FlaskClient, emulator: Emulator, first: Any, last: Any, code: str, retry: str
+) -> None:
+    emulator.refused = {A: first, B: (410, 5028), C: last}
+    response = ask(client)
+    assert asked(emulator) == [A, B, C]
+    assert response.json["error"]["code"] == code
+    assert response.headers["X-Should-Retry"] == retry
+
+
+def test_a_failure_of_the_last_model_stands(client: FlaskClient, emulator: Emulator) -> None:
+    emulator.refused = {A: (410, 5028), B: (410, 5028), C: (500, 3043)}
+    assert ask(client).json["error"]["code"] == "provider_failed"
+
+
+@pytest.mark.parametrize("text", ["[[close=middle]]", "[[no_done]]", "[[junk]]"])
+def test_what_was_begun_is_not_asked_again(
+    client: FlaskClient, emulator: Emulator, text: str
+) -> None:
+    ask(client, text, stream=True)
+    assert asked(emulator) == [A]
+
+
+def test_no_connection(emulator: Emulator, env: dict[str, str]) -> None:
+    """Each model is tried: a gateway may route them differently."""
+    nobody = f"http://127.0.0.1:{serving.free_port()}"
+    models = {"LLAMA_PROVIDER_BASE_URL": nobody, "LLAMA_PROVIDER_MODELS": f"chat={A}|{B}"}
+    response = ask(create_app(env | models).test_client())
+    assert response.json["error"]["code"] == "provider_unreachable"
+
+
+def test_all_share_the_deadline(emulator: Emulator, env: dict[str, str]) -> None:
+    emulator.refused = {A: (429, 3040)}
+    models = {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}", "LLAMA_PROVIDER_TIMEOUT": "0.3"}
+    response = ask(create_app(env | models).test_client(), "[[silent]]")
+    assert response.json["error"]["code"] == "provider_timeout"
+    assert asked(emulator) == [A, B]
+
+
+def test_without_a_fallback_the_model_is_not_shown(
+    client: FlaskClient, env: dict[str, str]
+) -> None:
+    alias = create_app(env | {"LLAMA_PROVIDER_MODELS": f"chat={A}"}).test_client()
+    assert "X-Provider-Model" not in ask(alias).headers
+
+
+def test_a_model_withdrawn_under_load_loses_no_request(
+    serve: Serve, env: dict[str, str], emulator: Emulator
+) -> None:
+    """Four callers, 100 requests; the first model is withdrawn in the middle."""
+    texts: list[str] = []
+
+    def call(server: serving.Server) -> None:
+        url = f"http://127.0.0.1:{server.port}/v1"
+        with OpenAI(base_url=url, api_key=serving.KEY, max_retries=0) as sdk:
+            for number in range(25):
+                stream = sdk.chat.completions.create(
+                    model="chat",
+                    messages=[{"role": "user", "content": f"Say {number}"}],
+                    stream=True,
+                )
+                chunks = [chunk for chunk in stream if chunk.choices]
+                texts.append("".join(chunk.choices[0].delta.content or "" for chunk in chunks))
+                if len(texts) == 40:
+                    emulator.refused[A] = (410, 5028)
+
+    with serve(env | {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}"}) as server:
+        callers = [threading.Thread(target=call, args=(server,)) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert len(texts) == 100
+    assert all(texts)
+    assert {A, B} == set(asked(emulator))
