@@ -156,7 +156,7 @@ def _piece(call: Call) -> bytes:
         return request.stream.read(_PIECE)
     except Exception as error:  # gunicorn's and Werkzeug's differ, for malformed chunks
         g.entry.notes = {"raised": type(error).__name__}
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not call.ended:
             g.entry.client_gone()
         unread = CallerError("invalid_json", "The body could not be read to its end.")
         raise call.ended or unread from None

@@ -21,11 +21,18 @@ from proxy.errors import CallerError, ClientGone, OperatorError, ProviderError
 
 INTERVAL = 0.1  # seconds between two looks at all calls
 CLIENT_TIMEOUT = 60.0  # seconds for a client to send its body, and to read each piece of an answer
+LAST_CALL = 2.0  # seconds after SIGTERM for what has not come: a request, or the rest of its body
 _CLIENT_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux reports a half-close; others only POLLHUP
 
 _BODY_LATE = partial(CallerError, "invalid_json", "The body did not come to its end in time.")
 _PROVIDER_LATE = partial(ProviderError, "provider_timeout", seen="our deadline")
-_RESTARTING = partial(OperatorError, "internal_error", "This proxy is being restarted.")
+
+
+def _restarting(*, may_retry: bool) -> OperatorError:
+    error = OperatorError("internal_error", "This proxy is being restarted.")
+    if may_retry:  # the provider was not asked, so that nothing is billed twice
+        error.headers["X-Should-Retry"] = "true"
+    return error
 
 
 class Timeouts(NamedTuple):
@@ -56,6 +63,10 @@ class Call:
         self._first_byte_ends = time.monotonic() + timeouts.first_byte
         self._total_ends = time.monotonic() + timeouts.total
 
+    @property
+    def has_begun(self) -> bool:
+        return self._total_ends < inf
+
     def await_first_byte(self) -> None:
         self._ends, self._late = self._first_byte_ends, _PROVIDER_LATE
 
@@ -77,7 +88,8 @@ class Call:
         elif self._late is ClientGone or now < min(self._total_ends, restarts_at):
             return
         else:
-            reason = _PROVIDER_LATE if now >= self._total_ends else _RESTARTING
+            restarting = partial(_restarting, may_retry=not self.has_begun)
+            reason = _PROVIDER_LATE if now >= self._total_ends else restarting
         self.ended = self.ended or reason()
         # An OSError is what libraries clean up after: after any other, gevent leaves the
         # descriptor of half a TLS handshake open. gunicorn ignores this one where it sends.
@@ -89,7 +101,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._calls: dict[int, Call] = {}  # by the descriptor of the client's socket
-        self._restarts_at = inf
+        self._restarts_at = self._bodies_end_at = inf
         self._poll: Any = None
         self._timer: Any = None
 
@@ -113,12 +125,14 @@ class Watchdog:
             self._poll.unregister(descriptor)
 
     def restart_in(self, seconds: float) -> None:
-        """End what is still under way then."""
+        """End what is still under way then, and bodies that are still under way before."""
         self._restarts_at = time.monotonic() + seconds
+        self._bodies_end_at = time.monotonic() + min(seconds, LAST_CALL)
 
     def _look(self) -> None:
         """Runs in the hub, and so while every greenlet waits."""
         left = {descriptor for descriptor, _ in self._poll.poll(0)} if self._calls else set()
         now = time.monotonic()
         for descriptor, call in list(self._calls.items()):
-            call.end_if_due(now, self._restarts_at, client_left=descriptor in left)
+            restarts_at = self._restarts_at if call.has_begun else self._bodies_end_at
+            call.end_if_due(now, restarts_at, client_left=descriptor in left)

@@ -19,10 +19,10 @@ from gunicorn.workers.ggevent import GeventWorker
 from proxy import strict_json
 from proxy.errors import CallerError, OperatorError, ProxyError
 from proxy.request_log import Entry, client_address
+from proxy.watchdog import LAST_CALL
 
 _PIECE = 64 * 1024  # bytes
 _PATIENCE = 5.0  # seconds for a client to send a head, or the rest of a body that nobody reads
-_LAST_CALL = 2.0  # seconds after SIGTERM for what has not come: a request, or the rest of its body
 
 # By gunicorn's exception: the status, and what to say.
 _REFUSALS = {
@@ -42,6 +42,7 @@ class _Request(Request):  # type: ignore[misc]
     """A request's head. Its exceptions know it, as far as it was read."""
 
     version: tuple[int, int]
+    worker: "Worker"
 
     def __init__(self, *args: Any) -> None:
         try:
@@ -60,8 +61,9 @@ class _Request(Request):  # type: ignore[misc]
     def should_close(self) -> bool:
         fields = ",".join(value for name, value in self.headers if name == "CONNECTION")
         tokens = {token.strip(" \t") for token in fields.lower().split(",")}
-        is_kept = self.version > (1, 0) or "keep-alive" in tokens
-        return self.must_close or "close" in tokens or self.method == "CONNECT" or not is_kept
+        if self.must_close or not self.worker.alive or self.method == "CONNECT":
+            return True
+        return "close" in tokens or (self.version < (1, 1) and "keep-alive" not in tokens)
 
 
 class _Parser(RequestParser):  # type: ignore[misc]
@@ -91,7 +93,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if app and not self._is_ending:  # gunicorn repeats the signal
             self._is_ending = True
             app.extensions["proxy"].watchdog.restart_in(self.cfg.graceful_timeout - 2)
-            gevent.spawn_later(_LAST_CALL, self._end_idle)
+            gevent.spawn_later(LAST_CALL, self._end_idle)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGINT or SIGQUIT. Ctrl-C brings both; the second would end in a traceback."""
@@ -127,7 +129,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         finally:
             self._idle.discard(client)
         with gevent.Timeout(_PATIENCE):
-            return next(parser)
+            request = next(parser)
+        request.worker = self
+        return request
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request has one answer: where its body breaks off, the connection ends with it.
@@ -144,7 +148,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         with suppress(Exception), gevent.Timeout(_PATIENCE, False):
             while req.body.read(_PIECE):
                 pass
-            if is_kept:
+            if is_kept and not getattr(req.body, "failed", False):
                 return
         raise StopIteration
 

@@ -66,6 +66,34 @@ def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> No
     assert grace - 2 - 0.1 < seconds < grace + SLACK
 
 
+HALF_BODIES = {
+    "with a length": post("Hi")[:-5],
+    "in chunks": post("Hi").partition(b"Content-Length")[0]
+    + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "with 100-continue": post("Hi", "Expect: 100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n",
+}
+
+
+def test_sigterm_does_not_wait_for_bodies(serve: Serve, emulator: Emulator) -> None:
+    """Their callers hear that they may try again, long before the grace is over."""
+    with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in HALF_BODIES]
+        for connection, sent in zip(connections, HALF_BODIES.values(), strict=True):
+            connection.sendall(sent)
+        read_until(connections[-1], b"100 Continue\r\n\r\n")
+        started = time.monotonic()
+        server.process.terminate()
+        received = read_all(connections)
+        server.process.wait(DEADLINE)
+        assert time.monotonic() - started < 25 - 8
+        for (answer,) in map(serving.answers, received):
+            assert (answer.status, outcome(answer)) == (500, "internal_error")
+            assert answer.headers["X-Should-Retry"] == "true"
+        assert server.log.count('"code":"internal_error"') == len(HALF_BODIES)
+        assert '"ended":"client_gone"' not in server.log
+    assert emulator.requests == []
+
+
 def test_sighup_under_load_fails_none(serve: Serve, emulator: Emulator) -> None:
     """The old worker ends what it has, a new one takes the rest; an open stream lives on."""
     with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:

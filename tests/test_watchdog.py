@@ -164,6 +164,27 @@ def test_what_is_open_ends_before_the_process(ends: Ends) -> None:
     assert reason.code == "internal_error"
 
 
+@pytest.mark.parametrize("has_begun", [False, True], ids=["its body", "its answer"])
+def test_a_restart_does_not_wait_for_bodies(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    """Where the provider was not asked, the request may come again."""
+    monkeypatch.setattr(watchdog, "LAST_CALL", SHORT)
+    dog = Watchdog()
+    dog.restart_in(0.5)
+
+    def waits(call: Call) -> None:
+        if has_begun:
+            call.begin(TIMEOUTS)
+        ends.our_client.recv(1)
+
+    began = time.monotonic()
+    reason = ends.ended(waits, dog)
+    assert isinstance(reason, OperatorError)
+    assert (time.monotonic() - began < 0.5) == (not has_begun)
+    assert reason.headers["X-Should-Retry"] == ("false" if has_begun else "true")
+
+
 def test_the_first_reason_stays(ends: Ends) -> None:
     """The call may wait again, to clean up."""
 

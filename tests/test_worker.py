@@ -203,7 +203,7 @@ def test_a_request_that_does_not_come_ends_the_connection(
 
 
 def test_idle_connections_end_soon_after_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.worker._LAST_CALL", 0.1)
+    monkeypatch.setattr("proxy.worker.LAST_CALL", 0.1)
     ending = serving_worker()
     gone, peer = socket.socketpair()
     gone.close()
