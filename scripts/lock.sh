@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Writes the locks, which pip installs with hashes, from the lists in pyproject.toml.
+# Writes the locks, which pip installs with hashes, from the lists in pyproject.toml. What is locked
+# stays at its version; UPGRADE=1 takes the newest that fit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 
 lock() {
-    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    .venv/bin/uv pip compile --quiet ${UPGRADE:+--upgrade} --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' "$@"
 }
 
