@@ -3,15 +3,18 @@
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+import gevent
 import pytest
 import serving
 from serving import DEADLINE, HOST, answers_http, free_port, read_to_end, wait_until
@@ -27,25 +30,37 @@ class Log:
     def __init__(self, writer: IO[str], reader: int) -> None:
         self.handler = NonBlockingHandler(writer)
         self.reader = reader
+        self.written = 0
+        self.done = threading.Event()
         os.set_blocking(reader, False)
 
     def write(self, text: str = LINE, times: int = 1) -> None:
         for _ in range(times):
+            self.written += 1
             self.handler.emit(logging.LogRecord("proxy", logging.INFO, "", 0, text, None, None))
 
     def fill(self) -> int:
-        """Lines until there is no more room."""
-        lines = 0
+        """Lines until there is no more room, and none to wait."""
         while not self.handler._dropped:
             self.write()
-            lines += 1
-        return lines
+        return self.written
 
     def read(self, most: int = 1 << 20) -> str:
         try:
             return os.read(self.reader, most).decode()
         except BlockingIOError:
             return ""
+
+    def read_all(self, *, patient: bool = False) -> str:
+        """All that was written and waits; if `patient`, until it is done."""
+        received = ""
+        while (
+            (piece := self.read()) or self.handler._waiting or (patient and not self.done.is_set())
+        ):
+            received += piece
+            if not patient:
+                self.handler.flush()
+        return received + self.read()
 
 
 @pytest.fixture(params=["pipe", "socket", "non-blocking pipe"])
@@ -70,29 +85,62 @@ def test_a_line_is_there_at_once(log: Log) -> None:
     assert log.read() == "two\nthree \\ud800\n"
 
 
+NOTE = "{} log lines were dropped, because nothing read the log.\n"
+
+
 def test_what_finds_no_room_is_dropped_and_counted(log: Log) -> None:
     written = log.fill() - 1
     log.write(times=1000)
-    received = ""
-    while piece := log.read():
-        received += piece
-    assert received == f"{LINE}\n" * written
+    kept = log.read_all()
+    assert kept == f"{LINE}\n" * written + NOTE.format(1001)
     log.write("after")
-    note = "1001 log lines were dropped, because nothing read the log."
-    assert log.read() == f"{note}\nafter\n"
-    log.write("later")
-    assert log.read() == "later\n"
+    assert log.read() == "after\n"
 
 
-def test_the_count_is_written_at_exit(log: Log) -> None:
+def test_a_burst_is_kept_until_there_is_room(log: Log) -> None:
+    while not log.handler._waiting:
+        log.write("first")
+    log.write("kept", times=1000)
+    assert log.read_all().endswith("first\n" + "kept\n" * 1000)
+
+
+def test_a_slow_reader_gets_whole_lines(log: Log) -> None:
     log.fill()
-    log.handler.flush()  # no room even now
-    while log.read():
-        pass
-    log.handler.flush()
-    assert log.read() == "1 log lines were dropped, because nothing read the log.\n"
-    log.handler.flush()
-    assert log.read() == ""
+    received = ""
+    for _ in range(300):
+        received += log.read(1000)
+        log.write()
+    received += log.read_all()
+    assert set(re.sub("[0-9]+", "{}", received).splitlines()) == {LINE, NOTE.strip()}
+    dropped = sum(map(int, re.findall("([0-9]+) log", received)))
+    assert dropped + received.count(LINE) == log.written
+
+
+def test_at_exit_the_reader_has_time_to_read(log: Log) -> None:
+    log.fill()
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(log.read_all(patient=True)))
+    reader.start()
+    log.handler.close()
+    log.done.set()
+    reader.join()
+    assert received[0].count(LINE) == log.written - 1
+
+
+def test_workers_that_share_a_pipe_write_whole_lines() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0), open(writing, "w") as writer:
+        logs = [Log(writer, reading) for _ in range(3)]
+        for log in logs:
+            log.fill()
+        received = ""
+        while any(log.handler._waiting for log in logs):
+            received += logs[0].read(8192)
+            logs.append(logs.pop(0))
+            for log in logs:
+                log.handler.flush()
+        received += logs[0].read()
+    assert {*received.splitlines()} == {LINE, NOTE.strip().format(1)}
 
 
 def test_a_long_line_is_finished_before_the_next(log: Log) -> None:
@@ -100,15 +148,23 @@ def test_a_long_line_is_finished_before_the_next(log: Log) -> None:
     long = "y" * 1_000_000
     log.write(long)
     log.write("dropped")
-    received = ""
-    while len(received) <= len(long):
-        received += log.read()
-        log.handler.flush()
-    assert received.startswith(f"{long}\n")
-    log.write("after")
-    received += log.read()
-    rest = received.removeprefix(f"{long}\n")
-    assert rest == "1 log lines were dropped, because nothing read the log.\nafter\n"
+    assert log.read_all() == f"{long}\n" + NOTE.format(1)
+
+
+def test_in_a_greenlet_what_waits_is_written_without_another_line(log: Log) -> None:
+    """The hub tries again: nobody may ask for anything for a long time."""
+
+    def served() -> str:
+        log.fill()
+        received = ""
+        while "dropped" not in received:
+            received += log.read()
+            gevent.sleep(0.01)
+        return received
+
+    received = gevent.spawn(served).get(timeout=DEADLINE)
+    assert received == f"{LINE}\n" * (log.written - 1) + NOTE.format(1)
+    assert log.handler._timer is None
 
 
 def test_a_reader_that_is_gone_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +173,7 @@ def test_a_reader_that_is_gone_is_no_error(capfd: pytest.CaptureFixture[str]) ->
         log = Log(writer, reading)
         os.close(reading)
         log.write(times=3)
-        assert log.handler._dropped == 3
+        assert log.handler._waiting == f"{LINE}\n".encode() * 3
     assert capfd.readouterr().err == ""
 
 
@@ -165,18 +221,15 @@ def test_a_log_that_nobody_reads_does_not_stop_serving(env: dict[str, str]) -> N
         started = time.monotonic()
         assert b"200 OK" in ask(port, "GET /healthz")
         assert time.monotonic() - started < DEADLINE / 3
-        found = []
+        refused = 0
         for line in lines(process.stdout):
-            found.append(line)
-            if len(found) == 50:  # there is room again
-                refuse(port, 1)
+            refused += line.get("code") == "invalid_api_key"
             if "dropped" in line.get("message", ""):
                 break
-        dropped = int(found[-1]["message"].split()[0])
-        assert found[-1]["level"] == "warning"
-        refused = [line for line in found if line.get("code") == "invalid_api_key"]
-        assert len(refused) + dropped == 1000
+        dropped = int(line["message"].split()[0])
+        assert (line["level"], refused + dropped) == ("warning", 1000)
         assert dropped > 500
+        refuse(port, 1)
         assert next(lines(process.stdout))["code"] == "invalid_api_key"
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0
