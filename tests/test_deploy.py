@@ -53,27 +53,45 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    include {folder}/site.conf;
+    include {folder}/sites-enabled/*;
 }}
 """
 
+# Debian's sites-available/default, without its comments and its page.
+DEFAULT_SITE = """\
+server {{
+    listen {host}:{port} default_server;
+    root {folder};
+    server_name _;
+    location / {{ return 404; }}
+}}
+"""
+NAME = "llm-proxy.example.org"
+
 
 @contextmanager
-def nginx(proxy_port: int, folder: Path) -> Iterator[Server]:
-    """The site as shipped, but for its ports."""
+def nginx(proxy_port: int, folder: Path, *, is_alone: bool = True) -> Iterator[Server]:
+    """The site as shipped, but for its ports, installed as on Debian. Alone it is the default."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
     port = serving.free_port()
     site = SITE.read_text()
     for shipped, here in [
         ("127.0.0.1:8000;", f"{HOST}:{proxy_port};"),
-        ("listen 80;", f"listen {HOST}:{port};"),
-        ("listen [::]:80;", ""),
+        ("    listen 80;", f"    listen {HOST}:{port};"),
+        ("    listen [::]:80;", ""),
     ]:
         assert site.count(shipped) == 1
         site = site.replace(shipped, here)
+    sites = {"llm-proxy": site}
+    if not is_alone:
+        sites["default"] = DEFAULT_SITE.format(folder=folder, host=HOST, port=port)
+    for where in ("sites-available", "sites-enabled"):
+        (folder / where).mkdir()
+    for name, text in sites.items():
+        (folder / "sites-available" / name).write_text(text)
+        (folder / "sites-enabled" / name).symlink_to(f"../sites-available/{name}")
     user = "" if os.geteuid() else "user root;"  # else its workers may not enter the folder
-    (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(MAIN.format(folder=folder, user=user))
     command = [str(NGINX), "-p", str(folder), "-c", str(folder / "nginx.conf")]
     with serving.started(command, port, {}, folder / "log", folder) as server:
@@ -173,7 +191,6 @@ def get(path: str) -> bytes:
         ),
         (get("/nothing"), 404, "not_found", {}),
         (get("/"), 405, "method_not_allowed", {"Allow": "POST"}),
-        (get("/readyz"), 404, "not_found", {}),
         (b"this is not HTTP\r\n\r\n", 400, "invalid_http", {}),
         (get("/" + "x" * 9000), 414, "invalid_http", {}),
         (post("Hi").replace(b"POST", b"TRACE"), 405, "invalid_http", {}),
@@ -188,6 +205,29 @@ def test_errors_are_json_with_their_headers(
     assert {name: answer.headers[name] for name in headers} == headers
     (request_id,) = answer.headers.get_all("X-Request-Id") or []
     assert json.loads(answer.body)["error"]["message"].endswith(f"Request id: {request_id}")
+
+
+def test_the_health_checks_pass_through(site: Server) -> None:
+    """A balancer asks /readyz."""
+    for path, status in [("/healthz", "ok"), ("/readyz", "ready")]:
+        answer = answer_to(site, get(path))
+        assert (answer.status, json.loads(answer.body)["status"]) == (200, status)
+
+
+def test_it_works_beside_debians_default_site(
+    serve: Serve, emulator: Emulator, tmp_path: Path
+) -> None:
+    """nginx chooses by the name in the request; two sites of one name would only be a warning."""
+    with (
+        serve(serving.settings(emulator.url)) as proxy,
+        nginx(proxy.port, tmp_path, is_alone=False) as server,
+    ):
+        ours = answer_to(server, post("Hi").replace(b"Host: proxy", f"Host: {NAME}".encode()))
+        assert (ours.status, outcome(ours)) == (200, "done")
+        other = answer_to(server, post("Hi"))
+        assert (other.status, other.headers["Content-Type"]) == (404, "text/html")
+        assert "conflicting server name" not in server.log
+    assert len(emulator.requests) == 1
 
 
 def test_a_proxy_that_is_down_may_be_tried_again(tmp_path: Path) -> None:
@@ -229,7 +269,11 @@ def test_the_numbers_fit_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert number(site, "keepalive_timeout") < shipped["keepalive"]
     assert number(site, "proxy_read_timeout") > Settings({}).timeouts.total
     assert number(site, "client_max_body_size") * 2**20 > Settings({}).max_request_bytes
-    assert number(unit, "TimeoutStopSec") > shipped["graceful_timeout"]
+    assert shipped["keepalive"] > 15  # seconds, for which aiohttp's clients keep a connection
+    # A stop may begin when the grace of a reload has just begun.
+    assert number(unit, "TimeoutStopSec") > 2 * shipped["graceful_timeout"]
+    for line in ("LimitCORE=0", "OOMPolicy=continue"):
+        assert f"\n{line}\n" in unit
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")

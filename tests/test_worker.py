@@ -169,6 +169,7 @@ def received(serving: Worker, sent: bytes, *, fin: bool = False) -> bytes:
         (POST % b"" + POST % b"Connection: a, Close\r\n", [200, 200]),
         (POST % b"Connection: close\r\n" + POST % b"", [200]),
         ((POST % b"").replace(b"1.1", b"1.0"), [200]),
+        ((POST % b"").replace(b"POST /", b"CONNECT a:1") + POST % b"", [200]),
         (POST % b"no colon\r\n", [400]),
         (POST % b"Transfer-Encoding: identity\r\n", [400]),
         (
