@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from itertools import chain
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from proxy.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
+SECONDS_TO_STOP = 5
 
 OFFLINE = f"""\
 OFFLINE: no LLAMA_* or CLOUDFLARE_* setting, so the answers come from an emulator on this machine,
@@ -81,7 +82,8 @@ def main() -> int:
     if wrong := _wrong_port(port):
         print(wrong)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        signal.signal(ending, lambda *_: sys.exit(0))
     try:
         with _provider(env, offline=not unreadable and _is_offline(env)) as settings:
             key, keys = _key_for_this_run(env)
@@ -102,25 +104,29 @@ def _wrong_port(port: str) -> str:
     """What is wrong with the port, and a free one; empty if nothing is."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
         return f"PORT must be a number from 1 to 65535, such as: make run PORT={_free_port(8000)}"
-    if not _is_free(int(port)):
+    if reason := _not_free(int(port)):
         another = _free_port(int(port) + 1)
-        return f"Port {port} is taken; choose another: make run PORT={another}"
+        return f"Port {port} {reason}; choose another: make run PORT={another}"
     return ""
 
 
 def _free_port(first: int) -> int:
     """The first free port from this one on; from 8000 on if there is none."""
-    return next(filter(_is_free, chain(range(first, 65536), range(8000, 65536))))
+    ports = chain(range(first, 65536), range(8000, 65536))
+    return next(port for port in ports if not _not_free(port))
 
 
-def _is_free(port: int) -> bool:
+def _not_free(port: int) -> str:
+    """Why the port cannot be used; empty if it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except PermissionError:
+            return "is for the system's administrator"
         except OSError:
-            return False
-    return True
+            return "is taken"
+    return ""
 
 
 def _is_offline(env: Mapping[str, str]) -> bool:
@@ -180,19 +186,34 @@ def _gunicorn(port: str, settings: Mapping[str, str]) -> Iterator[subprocess.Pop
     try:
         yield server
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait()
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.SIG_IGN)  # a second Ctrl-C would leave the server behind
+        if _responds(port):
+            server.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(SECONDS_TO_STOP)
+        if server.poll() is None:  # it is still starting, and would print a traceback
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def _answers(port: str, server: subprocess.Popen[bytes]) -> bool:
     """Wait until the server answers; False if it ended instead."""
     while server.poll() is None:
-        with closing(HTTPConnection(HOST, int(port), timeout=5)) as connection, suppress(OSError):
-            connection.request("GET", "/healthz")  # which leaves no line in the log
-            connection.getresponse()
+        if _responds(port):
             return True
         time.sleep(0.05)
     return False
+
+
+def _responds(port: str) -> bool:
+    with closing(HTTPConnection(HOST, int(port), timeout=1)) as connection:
+        try:
+            connection.request("GET", "/healthz")  # which leaves no line in the log
+            connection.getresponse()
+        except (OSError, HTTPException):
+            return False
+    return True
 
 
 def _show(url: str, key: str, model: str, env: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -148,13 +148,13 @@ def test_the_key_is_made_for_each_run(offline: Server, tmp_path: Path) -> None:
     assert len(keys) == 2
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_and_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) -> None:
-    """Ctrl-C goes to the whole process group, a service manager's SIGTERM to its first process."""
+    """Ctrl-C and a closed terminal signal the whole process group, SIGTERM its first process."""
     with run(tmp_path / "log") as server:
         started = gunicorns(server.log)
         assert len(started) == 2
-        if how is signal.SIGINT:
+        if how is not signal.SIGTERM:
             os.killpg(server.process.pid, how)
         else:
             server.process.send_signal(how)
@@ -164,6 +164,30 @@ def test_it_ends_and_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) 
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, server.port))
         assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 0.9])
+def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
+    """At any moment of the start: quickly, without a traceback, and with nothing left behind."""
+    log_file, port = tmp_path / "log", serving.free_port()
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            COMMAND,
+            cwd=serving.ROOT,
+            env={**serving.system_environment(), **BLANK, "PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    serving.wait_until(lambda: "OFFLINE" in log_file.read_text())  # its own imports are done
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(DEADLINE) == 0
+    log_text = log_file.read_text()
+    assert "Traceback" not in log_text
+    serving.wait_until(lambda: not any(map(is_running, gunicorns(log_text))))
 
 
 def ends(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
