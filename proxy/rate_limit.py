@@ -32,7 +32,7 @@ class Counter:
     def count(self, key: str) -> None:
         """Count a request of the key of this name. Raises CallerError over the limit.
 
-        Where Redis does not answer, a warning is logged, and requests pass until it is asked again.
+        If Redis does not answer, that is logged, and requests pass until it is asked again.
         """
         if time.monotonic() < self._asks_again_at:
             return
