@@ -76,6 +76,10 @@ class Entry:
         self.notes = self.notes | failure.notes
         self.ended = TIMEOUT if failure.code == "provider_timeout" else ended
 
+    def cut(self) -> None:
+        """The server ended the request."""
+        self.ended, self._level = CUT, logging.ERROR
+
     def write(self) -> None:
         """Write the line; its level is error if the provider or this proxy failed."""
         if self.total_ms is None:

@@ -97,10 +97,13 @@ def _counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
             entry.bytes += len(piece)  # reached only if the piece was sent
     except GeneratorExit as exit:
         # A server that is shut down closes the response too; then what ends it is the context.
-        entry.ended = CUT if is_shutdown(exit.__context__) else CLIENT_GONE
+        if is_shutdown(exit.__context__):
+            entry.cut()
+        else:
+            entry.ended = CLIENT_GONE
         raise
     except BaseException:  # SystemExit, while it waits for the provider
-        entry.ended = CUT
+        entry.cut()
         raise
     finally:
         entry.total_ms = entry.elapsed_ms()

@@ -10,7 +10,7 @@ from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 from proxy import incoming, responses
 from proxy.chat import Proxy, chat_completions
 from proxy.errors import CallerError, OperatorError
-from proxy.request_log import CLIENT_GONE, CUT, DONE, Entry, client_address
+from proxy.request_log import CLIENT_GONE, DONE, Entry, client_address
 from proxy.settings import Settings
 from proxy.strict_json import JSON
 
@@ -187,7 +187,7 @@ def finish(response: Response) -> Response:
 def shut_down(error: BaseException | None) -> None:
     """The server ended the request before there was a response: log that too."""
     if responses.is_shutdown(error):
-        g.entry.ended = CUT
+        g.entry.cut()
         g.entry.write()
 
 

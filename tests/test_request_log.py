@@ -336,6 +336,7 @@ def test_a_server_that_ends_the_request_cuts_it(
         assert response.data
     (line,) = request_lines(capsys)
     assert (line["ended"], line["status"], line["key"]) == ("cut", status, "master")
+    assert line["level"] == "error"
 
 
 @pytest.mark.parametrize(
@@ -354,6 +355,7 @@ def test_a_server_that_stops_sending_says_why(
         raise kind
     (line,) = request_lines(capsys)
     assert (line["ended"], line["status"]) == (ended, 200)
+    assert (line["level"] == "error") is (ended == "cut")
 
 
 def test_the_log_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
