@@ -35,7 +35,7 @@ _NEEDED = re.compile(
     r"|\(([0-9]{3,9}) (?:tokens\) exceed|were asked)"
     r"|(?:tokens? \(|total of |requested(?::| about)? |resulted in |contains |given:? |length \("
     r"|length is |length |count of |count \(|count is |input \(|has |with |received |too long: )"
-    r"([0-9]{3,9})\b(?!\.[0-9])",
+    r"([0-9]{3,9})\b(?!\.[0-9]| ?>)",
     re.I,
 )
 
@@ -76,12 +76,20 @@ _LISTS = ("messages", "tools")  # the steps below are ours there; elsewhere the 
 
 def place(entries: list[JSON], prose: str) -> str | None:
     """The place in the request: OpenAI's `param`, FastAPI's `loc`, or a JSON pointer in prose."""
-    params = [str(entry["param"])[:200] for entry in entries if entry.get("param")]
-    pointers = [param.replace("[", "/").replace("]", "").replace(".", "/") for param in params]
+    pointers = [_pointer(str(entry["param"])) for entry in entries if entry.get("param")]
     for entry in entries:
         if isinstance(loc := entry.get("loc"), list):
             pointers.append("/".join(str(step)[:40] for step in loc[:6] if step != "body"))
     return next(filter(None, map(_named, [*pointers, *_POINTER.findall(prose)[:20]])), None)
+
+
+def is_place(param: str) -> bool:
+    """Whether OpenAI's `param` names a place in the request."""
+    return _named(_pointer(param)) is not None
+
+
+def _pointer(param: str) -> str:
+    return param[:200].replace("[", "/").replace("]", "").replace(".", "/")
 
 
 def _named(pointer: str) -> str | None:

@@ -132,11 +132,12 @@ def _prose(entries: _Entries) -> Iterator[str]:
 
 
 def _without_quotes(prose: str) -> str:
-    """Without what it quotes, which may be the caller's own text; short names are left."""
+    """Without what it quotes, which may be the caller's own text; names are left."""
     prose = re.sub(r"\binput(_value)?=.*", "", prose)  # pydantic's
+    prose = re.sub(r"\bmessages = \[.*", "", prose, flags=re.S)  # llama.cpp's
     if "{" in prose:  # an error inside of an error, as Python prints it
         return prose
-    return _QUOTED.sub(lambda quote: quote[0] if len(quote[0]) < 40 else "…", prose)
+    return _QUOTED.sub(lambda quote: "…" if " " in quote[0] else quote[0], prose)
 
 
 _QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^']*'(?!\w)|`[^`]*`")
@@ -197,8 +198,9 @@ def _kind(status: int, entries: _Entries, prose: str, number: str) -> tuple[str,
 def _kind_of_rest(status: int, entries: _Entries, prose: str, words: list[str]) -> str:
     """Where no number and no word is known."""
     params = {str(entry["param"]) for entry in entries if entry.get("param")} - {"None", "null"}
+    is_placed = any(param not in _OF_LENGTH and facts.is_place(param) for param in params)
     for kind, statuses, pattern in _BY_PROSE:
-        is_possible = kind != "context_length_exceeded" or params <= _OF_LENGTH
+        is_possible = not is_placed or kind == "provider_rejected_input"
         if is_possible and status in statuses and pattern.search(prose):
             return kind
     if status in (0, 400, 404, 422) and "model" in params:
