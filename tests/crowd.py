@@ -5,11 +5,12 @@ import os
 import resource
 import selectors
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -268,22 +269,27 @@ def received(connection: socket.socket) -> bytes:
 class Provider:
     """A provider of raw bytes: each connection is handed to `talk`, in a thread of its own."""
 
-    def __init__(self, talk: Callable[[socket.socket], object]) -> None:
+    def __init__(
+        self, talk: Callable[[socket.socket], object], tls: ssl.SSLContext | None = None
+    ) -> None:
         self.requests: list[bytes] = []
-        self.connections = 0
-        self._talk = talk
+        self.connections: list[socket.socket] = []
+        self._talk, self._tls = talk, tls
         self._listener = socket.create_server((HOST, 0), backlog=128)
         self._threads: list[threading.Thread] = []
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://{HOST}:{self.port}"
+        self.url = f"http{'s' * bool(tls)}://{HOST}:{self.port}"
 
     def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # accept() returns
-        self._threads[0].join(DEADLINE)
+        for open_socket in (self._listener, *self.connections):
+            with suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)  # accept() and recv() return
+        for thread in self._threads:
+            thread.join(DEADLINE)
         self._listener.close()
 
     def received(self, connection: socket.socket) -> bytes:
@@ -299,14 +305,29 @@ class Provider:
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._start(self._serve, connection)
+                self._start(self._serve, self._listener.accept()[0])
 
     def _serve(self, connection: socket.socket) -> None:
-        with closing(connection), suppress(OSError):
+        with suppress(OSError):
             connection.settimeout(DEADLINE)
-            self._talk(connection)
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            self.connections.append(connection)
+            with connection:
+                self._talk(connection)
+
+
+def answering(*sent: bytes, tls: ssl.SSLContext | None = None) -> Provider:
+    """A provider that answers each request on a connection with the next of these bytes."""
+
+    def talk(connection: socket.socket) -> None:
+        for data in sent:
+            if not provider.received(connection):
+                return
+            connection.sendall(data)
+
+    provider = Provider(talk, tls)
+    return provider
 
 
 class Wire(Provider):

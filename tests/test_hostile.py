@@ -25,6 +25,7 @@ from conftest import Serve
 from crowd import (
     Provider,
     answer_to,
+    answering,
     error_of,
     forget_peak,
     memory,
@@ -245,22 +246,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r
 WHOLE = OK + b"\r\n" + ANSWER.encode()
 
 
-def client_of(provider: Provider, host: str = HOST, scheme: str = "http") -> FlaskClient:
-    env = serving.settings(f"{scheme}://{host}:{provider.port}", "openai")
+def client_of(provider: Provider, host: str = HOST) -> FlaskClient:
+    env = serving.settings(provider.url.replace(HOST, host), "openai")
     return create_app(env).test_client()
-
-
-def raw(*sent: bytes) -> Provider:
-    """A provider that answers each request on a connection with the next of these bytes."""
-
-    def talk(connection: socket.socket) -> None:
-        for data in sent:
-            if not provider.received(connection):
-                return
-            connection.sendall(data)
-
-    provider = Provider(talk)
-    return provider
 
 
 FAILED, BAD = (502, "provider_failed"), (502, "provider_bad_answer")
@@ -282,7 +270,7 @@ def test_a_status_that_is_not_200_is_no_answer(
     sent: bytes, expected: tuple[int, str] | None, stream: bool
 ) -> None:
     """Even where its body looks like one; None: any failure of the provider's."""
-    with raw(sent) as provider:
+    with answering(sent) as provider:
         response = ask(client_of(provider), stream=stream)
         assert code_of(response) == (expected or (502, code_of(response)[1]))
         assert len(provider.requests) == 1
@@ -300,7 +288,7 @@ OURS = {"Content-Type", "Content-Length", "X-Request-Id"}
 def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
     """But for its request id, where that is clean: this one is folded over two lines."""
     sent = (OK + EVIL_HEADERS + b"\r\n").replace(b"200 OK", status) + ANSWER.encode()
-    with raw(sent) as provider:
+    with answering(sent) as provider:
         response = ask(client_of(provider))
     assert "evil" not in str(response.headers)
     more = {"X-Should-Retry"} if status != b"200 OK" else set()
@@ -309,14 +297,14 @@ def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
 
 def test_a_length_and_chunks_at_once_are_read_as_chunks() -> None:
     sent = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with raw(sent + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER.encode())) as provider:
+    with answering(sent + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER.encode())) as provider:
         assert said_by(ask(client_of(provider))) == "Hello"
 
 
 def test_a_compressed_answer_is_read_though_nobody_asked_for_it() -> None:
     body = gzip.compress(ANSWER.encode())
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with raw(head + body) as provider:
+    with answering(head + body) as provider:
         assert said_by(ask(client_of(provider))) == "Hello"
         assert b"Accept-Encoding: identity" in provider.requests[0]
 
@@ -355,7 +343,7 @@ def addresses(*ports: int) -> Callable[..., list[Any]]:
 def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with raw(WHOLE) as provider:
+    with answering(WHOLE) as provider:
         lookup = addresses(serving.free_port(), provider.port)
         monkeypatch.setattr(urllib3.util.connection.socket, "getaddrinfo", lookup)
         assert said_by(ask(client_of(provider, "many.example.org"))) == "Hello"
@@ -372,7 +360,7 @@ def test_addresses_that_all_swallow_what_knocks_are_given_up(
             knocking = stack.enter_context(closing(socket.socket()))
             knocking.setblocking(False)
             knocking.connect_ex((HOST, port))
-        with raw(WHOLE) as provider:
+        with answering(WHOLE) as provider:
             monkeypatch.setattr(
                 urllib3.util.connection.socket, "getaddrinfo", addresses(port, port, port)
             )
@@ -441,13 +429,8 @@ def test_a_certificate_is_for_its_host_and_its_time(
     trusted = str(tmp_path / "certificate.pem")
     monkeypatch.setattr(upstream, "DEFAULT_CA_BUNDLE_PATH", trusted)
 
-    def talk(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as encrypted:
-            provider.received(encrypted)
-            encrypted.sendall(WHOLE)
-
-    with Provider(talk) as provider:
-        response = ask(client_of(provider, scheme="https"))
+    with answering(WHOLE, tls=context) as provider:
+        response = ask(client_of(provider))
         assert response.status_code == status
         if status != 200:
             assert code_of(response) == (502, "provider_unreachable")

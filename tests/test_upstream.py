@@ -2,11 +2,10 @@
 
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import serving
 import trustme
 import urllib3
 import urllib3.util.connection
+from crowd import Provider, answering, received, reset
 from serving import DEADLINE, HOST, PROVIDER_KEY, wait_until
 
 from emulator import Emulator
@@ -94,48 +94,7 @@ FAILED = ("provider_failed", "false")
 BAD_ANSWER = ("provider_bad_answer", "false")
 
 
-@contextmanager
-def provider(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A provider whose every connection is handed to `talk`; its URL."""
-    threads: list[threading.Thread] = []
-
-    def serve(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.settimeout(DEADLINE)
-            talk(connection)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                threads.append(threading.Thread(target=serve, args=(connection,)))
-                threads[-1].start()
-
-    with socket.create_server((HOST, 0)) as listener:
-        acceptor = threading.Thread(target=accept)
-        acceptor.start()
-        try:
-            yield f"http://{HOST}:{listener.getsockname()[1]}"
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)  # accept() returns
-            acceptor.join(DEADLINE)
-            for thread in threads:
-                thread.join(DEADLINE)
-
-
-def receive(connection: socket.socket) -> bytes:
-    """A whole request; empty where the client has gone."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        piece = connection.recv(65536)
-        if not piece:
-            return b""
-        received += piece
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head + b"\r\n\r\n" + body
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 # --- what is sent -----------------------------------------------------------------------------
@@ -143,44 +102,26 @@ def receive(connection: socket.socket) -> bytes:
 
 def test_the_request_is_sent_as_the_provider_made_it() -> None:
     """The headers are ours and no others, the body is sent byte for byte."""
-    received = []
-
-    def talk(connection: socket.socket) -> None:
-        received.append(receive(connection))
-        connection.sendall(b"HTTP/1.1 201 Created\r\nX-From: it\r\nContent-Length: 2\r\n\r\n{}")
-
-    with provider(talk) as url:
-        with opened(post(f"{url}/run/model")) as reply:
-            assert reply.status == 201
-            assert reply.headers["x-from"] == "it"
+    with answering(OK.replace(b"200 OK", b"201 Created\r\nX-From: it")) as provider:
+        with opened(post(f"{provider.url}/run/@cf/meta/model-8b")) as reply:
+            assert (reply.status, reply.headers["x-from"]) == (201, "it")
             assert reply.read() == b"{}"
-        (request,) = received
-        head, _, body = request.partition(b"\r\n\r\n")
-        first, *headers = head.decode().split("\r\n")
-        assert (first, body) == ("POST /run/model HTTP/1.1", BODY)
-        assert sorted(headers) == [
-            "Accept-Encoding: identity",
-            "Accept: application/json, text/event-stream",
-            f"Authorization: Bearer {PROVIDER_KEY}",
-            f"Content-Length: {len(BODY)}",
-            "Content-Type: application/json",
-            f"Host: {url.removeprefix('http://')}",
-            "User-Agent: llm-proxy",
-        ]
+        (request,) = provider.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *headers = head.decode().split("\r\n")
+    assert (first, body) == ("POST /run/@cf/meta/model-8b HTTP/1.1", BODY)
+    assert sorted(headers) == [
+        "Accept-Encoding: identity",
+        "Accept: application/json, text/event-stream",
+        f"Authorization: Bearer {PROVIDER_KEY}",
+        f"Content-Length: {len(BODY)}",
+        "Content-Type: application/json",
+        f"Host: {HOST}:{provider.port}",
+        "User-Agent: llm-proxy",
+    ]
 
 
-def test_a_large_body_is_sent_whole() -> None:
-    """It does not fit into the kernel's buffer at once."""
-    received = []
-
-    def talk(connection: socket.socket) -> None:
-        received.append(receive(connection))
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-
-    large = UpstreamRequest("", {}, b"0123456789" * 800_000)
-    with provider(talk) as url:
-        assert read(replace(large, url=url)) == b"{}"
-    assert received[0].endswith(b"\r\n\r\n" + large.body)
+LARGE = UpstreamRequest("", {}, b"0123456789" * 800_000)  # not in the kernel's buffer at once
 
 
 def test_a_large_body_may_take_longer_than_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,26 +131,13 @@ def test_a_large_body_may_take_longer_than_connecting(monkeypatch: pytest.Monkey
     def talk(connection: socket.socket) -> None:
         while connection.recv(1, socket.MSG_PEEK):
             threading.Event().wait(0.5)  # as long as a slow line
-            assert receive(connection).endswith(b"9")
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            assert provider.received(connection).endswith(b"\r\n\r\n" + LARGE.body)
+            connection.sendall(OK)
 
-    large = UpstreamRequest("", {}, b"0123456789" * 800_000)
-    with provider(talk) as url:
+    with Provider(talk) as provider:
         way = soon()
         for _ in range(2):
-            assert read(replace(large, url=url), way) == b"{}"
-        hang_up(way)
-
-
-def test_over_real_http(emulator: Emulator) -> None:
-    with opened(to_emulator(emulator, "hello")) as reply:
-        assert (reply.status, reply.is_event_stream) == (200, False)
-        assert reply.headers["X-Request-Id"].startswith("req_")  # names in any case
-        assert b"hello" in reply.read()
-    (received,) = emulator.requests
-    assert (received.method, received.path) == ("POST", "/v1/chat/completions")
-    assert received.headers["authorization"] == f"Bearer {PROVIDER_KEY}"
-    assert received.headers["content-type"] == "application/json"
+            assert read(replace(LARGE, url=provider.url), way) == b"{}"
 
 
 @pytest.mark.parametrize(
@@ -224,19 +152,10 @@ def test_over_real_http(emulator: Emulator) -> None:
     ],
 )
 def test_a_stream_is_known_by_its_content_type(content_type: str | None, is_stream: bool) -> None:
-    def talk(connection: socket.socket) -> None:
-        receive(connection)
-        header = f"Content-Type: {content_type}\r\n" if content_type else ""
-        connection.sendall(f"HTTP/1.1 200 OK\r\n{header}Content-Length: 0\r\n\r\n".encode())
-
-    with provider(talk) as url, opened(post(url)) as reply:
+    header = f"\r\nContent-Type: {content_type}" if content_type else ""
+    sent = OK.replace(b" OK", b" OK" + header.encode())
+    with answering(sent) as provider, opened(post(provider.url)) as reply:
         assert reply.is_event_stream is is_stream
-
-
-def test_the_path_and_its_odd_letters_are_not_changed(emulator: Emulator) -> None:
-    path = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3.1-8b-instruct-fast"
-    read(post(emulator.url + path, "x"))
-    assert emulator.requests[0].path == path
 
 
 # --- what does not go with it -----------------------------------------------------------------
@@ -267,21 +186,11 @@ def test_neither_netrc_nor_proxies_nor_ca_bundles_of_the_environment_are_used(
 
 
 def test_cookies_are_not_stored() -> None:
-    seen = []
-
-    def talk(connection: socket.socket) -> None:
-        while request := receive(connection):
-            seen.append(request)
-            head = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nContent-Length: 2\r\n\r\n"
-            connection.sendall(head + b"{}")
-
-    with provider(talk) as url:
+    with answering(*[OK.replace(b" OK", b" OK\r\nSet-Cookie: a=1; Path=/")] * 2) as provider:
         way = soon()
-        for _ in range(2):
-            assert read(post(url), way) == b"{}"
-        del way
-        assert len(seen) == 2
-        assert not any(b"cookie" in request.lower() for request in seen)
+        assert [read(post(provider.url), way) for _ in range(2)] == [b"{}"] * 2
+    assert len(provider.requests) == 2
+    assert not any(b"cookie" in request.lower() for request in provider.requests)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -399,15 +308,9 @@ RAW_ANSWERS = {
 
 @pytest.mark.parametrize(("sent", "expected"), RAW_ANSWERS.values(), ids=RAW_ANSWERS)
 def test_an_answer_that_is_not_http(sent: bytes, expected: tuple[str, str]) -> None:
-    requests_seen = []
-
-    def talk(connection: socket.socket) -> None:
-        requests_seen.append(receive(connection))
-        connection.sendall(sent)
-
-    with provider(talk) as url:
-        assert told(failure(post(url))) == expected
-    assert len(requests_seen) == 1
+    with answering(sent) as provider:
+        assert told(failure(post(provider.url))) == expected
+    assert len(provider.requests) == 1
 
 
 KEY_IN_TEXT = f"{URL} Bearer {PROVIDER_KEY} a very private prompt"
@@ -432,32 +335,11 @@ def test_nothing_foreign_gets_out(raised: Exception, expected: tuple[str, str]) 
         assert told(failure(post(URL))) == expected
 
 
-def test_the_request_as_requests_sees_it() -> None:
-    """Its URL, its headers and its body."""
+def test_an_answer_under_way_does_not_keep_the_body() -> None:
     with responses.RequestsMock() as provider:
-        provider.post(
-            URL,
-            body=b"{}",
-            headers={"X-From": "it"},
-            match=[
-                responses.matchers.header_matcher(
-                    {
-                        "Accept": "application/json, text/event-stream",
-                        "Accept-Encoding": "identity",
-                        "Authorization": f"Bearer {PROVIDER_KEY}",
-                        "Content-Length": str(len(BODY)),
-                        "Content-Type": "application/json",
-                        "User-Agent": "llm-proxy",
-                    },
-                    strict_match=True,
-                ),
-                lambda request: (request.body == BODY, "the body"),
-            ],
-        )
-        with opened(post(URL)) as reply:
-            assert (reply.status, reply.headers["x-from"]) == (200, "it")
-            assert reply.read() == b"{}"
-        assert provider.calls[0].request.body is None  # an answer under way does not keep it
+        provider.post(URL, match=[lambda request: (request.body == BODY, "the body")])
+        with opened(post(URL)):
+            assert provider.calls[0].request.body is None
 
 
 # --- TLS --------------------------------------------------------------------------------------
@@ -482,15 +364,9 @@ def _authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 def test_a_certificate_that_nobody_signed(authority: Authority) -> None:
     """The handshake fails, so nothing was sent: no connection could be made."""
-    requests_seen = []
-
-    def talk(connection: socket.socket) -> None:
-        with authority.context.wrap_socket(connection, server_side=True) as encrypted:
-            requests_seen.append(receive(encrypted))
-
-    with provider(talk) as url:
-        assert told(failure(post(url.replace("http:", "https:")))) == UNREACHABLE
-    assert requests_seen == []
+    with answering(OK, tls=authority.context) as provider:
+        assert told(failure(post(provider.url))) == UNREACHABLE
+    assert provider.requests == []
 
 
 def test_https_to_a_port_that_speaks_none(emulator: Emulator) -> None:
@@ -503,10 +379,8 @@ def test_https_to_a_port_that_speaks_none(emulator: Emulator) -> None:
 def test_a_handshake_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connecting is bounded, TLS included; nothing was sent."""
     monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
-    with provider(
-        lambda connection: connection.recv(65536) and serving.read_to_end(connection)
-    ) as url:
-        assert told(failure(post(url.replace("http:", "https:")))) == UNREACHABLE
+    with Provider(serving.read_to_end) as provider:
+        assert told(failure(post(provider.url.replace("http:", "https:")))) == UNREACHABLE
 
 
 # --- as it comes ------------------------------------------------------------------------------
@@ -526,14 +400,14 @@ def test_each_piece_is_given_before_the_next_is_sent(
     seen = threading.Semaphore(0)
 
     def talk(connection: socket.socket) -> None:
-        receive(connection)
+        received(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n" + header + b"\r\n\r\n")
         for piece in (b"one", b"two", b"six"):
             connection.sendall(frame(piece))
             assert seen.acquire(timeout=DEADLINE)
         connection.sendall(frame(b"") if b"chunked" in header else b"")
 
-    with provider(talk) as url, opened(post(url)) as reply:
+    with Provider(talk) as provider, opened(post(provider.url)) as reply:
         pieces = reply.pieces()
         for expected in (b"one", b"two", b"six"):
             assert next(pieces) == expected
@@ -551,28 +425,24 @@ def test_a_connection_is_used_again(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
 def test_a_connection_that_ended_while_idle_is_replaced_silently(is_reset: bool) -> None:
-    closed, seen = threading.Event(), []
+    closed, was_read = threading.Event(), threading.Event()
 
     def talk(connection: socket.socket) -> None:
-        seen.append(receive(connection))
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        if is_reset:
-            assert was_read.wait(DEADLINE)
-            was_read.clear()
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
+        provider.received(connection)
+        connection.sendall(OK)
+        assert was_read.wait(DEADLINE)
+        was_read.clear()
+        reset(connection) if is_reset else connection.close()
         closed.set()
 
-    was_read = threading.Event()
-
-    with provider(talk) as url:
+    with Provider(talk) as provider:
         way = soon()
         for _ in range(2):
-            assert read(post(url), way) == b"{}"
+            assert read(post(provider.url), way) == b"{}"
             was_read.set()
             assert closed.wait(DEADLINE)
             closed.clear()
-    assert len(seen) == 2
+    assert len(provider.requests) == 2
 
 
 def test_closing_an_answer_that_is_not_read_ends_the_connection(emulator: Emulator) -> None:
@@ -588,7 +458,7 @@ def test_a_stream_that_was_read_to_its_done_is_given_its_end(ends: bool) -> None
     done = b"8\r\n[DONE]\n\n\r\n"
 
     def talk(connection: socket.socket) -> None:
-        while receive(connection):
+        while received(connection):
             connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + done)
             assert was_read.wait(DEADLINE)
             was_read.clear()
@@ -596,26 +466,19 @@ def test_a_stream_that_was_read_to_its_done_is_given_its_end(ends: bool) -> None
 
     was_read, way, call = threading.Event(), soon(), Call(is_watched=True)
     call.begin(way.timeouts)
-    with provider(talk) as url:
-        with closing(way.upstream.open(post(url), call)) as reply:
+    with Provider(talk) as provider:
+        with closing(way.upstream.open(post(provider.url), call)) as reply:
             assert next(reply.pieces()) == b"[DONE]\n\n"
             was_read.set()
         (pool,) = way.upstream._adapter.pools.values()
         (idle,) = pool.pool.queue
         assert idle.is_connected is ends
-        hang_up(way)
 
 
 def test_closing_twice_does_no_harm(emulator: Emulator) -> None:
     with opened(to_emulator(emulator, "hello")) as reply:
         reply.read()
         reply.close()
-
-
-def hang_up(way: Way) -> None:
-    """Close the connections that wait, so that the provider sees their end."""
-    for pool in way.upstream._adapter.pools.values():
-        pool.close()
 
 
 # --- one answer to each request ---------------------------------------------------------------
@@ -653,22 +516,18 @@ def test_each_caller_gets_the_answer_to_its_own_request(
     """One after the other and side by side: what a provider sends over is nobody's."""
 
     def talk(connection: socket.socket) -> None:
-        if scheme == "https":
-            connection = authority.context.wrap_socket(connection, server_side=True)
-        with connection:
-            while request := receive(connection):
-                connection.sendall(stray(form, request.partition(b"\r\n\r\n")[2]))
+        while request := received(connection):
+            connection.sendall(stray(form, request.partition(b"\r\n\r\n")[2]))
 
     def ask(number: int) -> bool:
         text = b"for %d" % number
-        return read(UpstreamRequest(url, {}, text), way) == text
+        return read(UpstreamRequest(provider.url, {}, text), way) == text
 
     way = Way(Upstream(authority.bundle), Timeouts(DEADLINE, DEADLINE, 600))
-    with provider(talk) as url, ThreadPoolExecutor(4) as crowd:
-        url = url.replace("http:", f"{scheme}:")
+    tls = authority.context if scheme == "https" else None
+    with Provider(talk, tls) as provider, ThreadPoolExecutor(4) as crowd:
         assert all(ask(number) for number in range(10))
         assert all(crowd.map(ask, range(10, 40)))
-        hang_up(way)
 
 
 def test_an_answer_to_nobody_is_given_to_nobody() -> None:
@@ -676,7 +535,7 @@ def test_an_answer_to_nobody_is_given_to_nobody() -> None:
     answered = threading.Event()
 
     def talk(connection: socket.socket) -> None:
-        while request := receive(connection):
+        while request := received(connection):
             connection.sendall(answer(WHOLE, request.partition(b"\r\n\r\n")[2]))
             assert answered.wait(DEADLINE)
             answered.clear()
@@ -684,31 +543,24 @@ def test_an_answer_to_nobody_is_given_to_nobody() -> None:
             sent.set()
 
     sent = threading.Event()
-    with provider(talk) as url:
+    with Provider(talk) as provider:
         way = soon()
         for number in range(5):
             text = b"for %d" % number
-            assert read(UpstreamRequest(url, {}, text), way) == text
+            assert read(UpstreamRequest(provider.url, {}, text), way) == text
             answered.set()
             assert sent.wait(DEADLINE)
             sent.clear()
-        hang_up(way)
 
 
 def test_after_a_change_of_protocol_the_connection_is_not_kept() -> None:
-    seen = []
-
-    def talk(connection: socket.socket) -> None:
-        while request := receive(connection):
-            seen.append(request)
-            connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
-
-    with provider(talk) as url:
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"
+    with answering(switch, switch) as provider:
         way = soon()
         for _ in range(2):
-            with opened(post(url), way) as reply:
+            with opened(post(provider.url), way) as reply:
                 assert reply.status == 101
-        assert len(seen) == 2
+        assert len(provider.connections) == 2
 
 
 # --- one more try -----------------------------------------------------------------------------
@@ -723,7 +575,7 @@ class Dying:
 
     def __call__(self, connection: socket.socket) -> None:
         number = len(set(self.seen))
-        while request := receive(connection):
+        while request := received(connection):
             is_second = number in self.seen
             self.seen.append(number)
             if self.dies[number] and (is_second or number):
@@ -736,11 +588,10 @@ class Dying:
 def test_a_kept_connection_that_ends_at_once_is_replaced() -> None:
     """Some servers close after an answer and do not say so: the request met the end on its way."""
     dying = Dying(True, False)
-    with provider(dying) as url:
+    with Provider(dying) as provider:
         way = soon()
-        assert [read(post(url), way) for _ in range(2)] == [BODY, BODY]
+        assert [read(post(provider.url), way) for _ in range(2)] == [BODY, BODY]
         assert dying.seen == [0, 0, 1]
-        hang_up(way)
 
 
 REPEATED_NEVER = {
@@ -752,10 +603,10 @@ REPEATED_NEVER = {
 
 @pytest.mark.parametrize(("dying", "seen"), REPEATED_NEVER.values(), ids=REPEATED_NEVER)
 def test_what_the_provider_may_work_on_is_not_sent_again(dying: Dying, seen: list[int]) -> None:
-    with provider(dying) as url:
+    with Provider(dying) as provider:
         way = soon()
-        assert read(post(url), way) == BODY
-        assert told(failure(post(url), way)) == FAILED
+        assert read(post(provider.url), way) == BODY
+        assert told(failure(post(provider.url), way)) == FAILED
         assert dying.seen == seen
 
 
@@ -763,17 +614,19 @@ def test_what_the_provider_closed_while_it_was_idle_does_not_pile_up() -> None:
     held, closing_all = threading.Barrier(8), threading.Event()
 
     def talk(connection: socket.socket) -> None:
-        request = receive(connection)
+        request = received(connection)
         held.wait(DEADLINE) if b"crowd" in request else None
         connection.sendall(answer(WHOLE, b"{}"))
         closing_all.wait(DEADLINE)
 
-    with provider(talk) as url, ThreadPoolExecutor(8) as crowd:
+    with Provider(talk) as provider, ThreadPoolExecutor(8) as crowd:
         way = soon()
-        assert all(crowd.map(lambda _: read(UpstreamRequest(url, {}, b"crowd"), way), range(8)))
+        assert all(
+            crowd.map(lambda _: read(UpstreamRequest(provider.url, {}, b"crowd"), way), range(8))
+        )
         (pool,) = way.upstream._adapter.pools.values()
         assert pool.pool.qsize() == 8
         closing_all.set()
         wait_until(lambda: not any(idle.is_connected for idle in pool.pool.queue))
-        read(UpstreamRequest(url, {}, b"one"), way)
+        read(UpstreamRequest(provider.url, {}, b"one"), way)
         assert pool.pool.qsize() == 1

@@ -1,13 +1,11 @@
 """gunicorn's own wire corpus, sent to gunicorn as shipped: see tests/wire/README.md."""
 
-import json
 import re
-import socket
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from serving import KEY, HTTPAnswer, Server, answers, read_to_end
+from crowd import answer_to, error_of, exchange, post, request
+from serving import KEY, HTTPAnswer, Server, answers
 
 from emulator import Emulator
 
@@ -36,12 +34,7 @@ INVALID = {
     if name.startswith("invalid/") and name.removeprefix("invalid/") not in INVALID_ELSEWHERE
 }
 
-BODY = b'{"messages": [{"role": "user", "content": "smuggled"}]}'
-GOOD = b"POST / HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n" % (
-    KEY.encode(),
-    len(BODY),
-)
-GOOD_AND_LAST = GOOD + b"Connection: close\r\n\r\n" + BODY
+GOOD_AND_LAST = post("smuggled")
 
 
 def at_our_door(sent: bytes) -> bytes:
@@ -59,15 +52,6 @@ CHUNKED = {
 }
 
 
-def exchange(proxy: Server, sent: bytes, *, fin: bool = False) -> bytes:
-    with proxy.connect() as connection:
-        with suppress(OSError):  # it may answer and close before it has read all
-            connection.sendall(sent)
-            if fin:
-                connection.shutdown(socket.SHUT_WR)
-        return read_to_end(connection)
-
-
 def words(text: bytes) -> set[bytes]:
     return set(re.findall(rb"[A-Za-z0-9_]{4,}", text))
 
@@ -83,16 +67,17 @@ def fixed(answer: HTTPAnswer) -> bytes:
 @pytest.fixture
 def vocabulary(proxy: Server) -> set[bytes]:
     """The words with which anybody is refused."""
-    lines = [b"POST /a", b"GET /", b"?"]
-    bare = [exchange(proxy, line + b" HTTP/1.1\r\nConnection: close\r\n\r\n") for line in lines]
-    found = [answer for received in bare for answer in answers(received)]
-    assert [answer.status for answer in found] == [404, 405, 400]
+    lines = ["POST /a HTTP/1.1", "GET / HTTP/1.1", "? HTTP/1.1"]
+    sent = [request(b"", line=line) for line in lines]
+    sent += [request(b"", host="?"), request(b"", "Transfer-Encoding: x, chunked", length=None)]
+    found = [answer_to(proxy, each) for each in sent]
+    assert [answer.status for answer in found] == [404, 405, 400, 400, 501]
     return {word for answer in found for word in words(fixed(answer))} | words(b"keep-alive")
 
 
 def is_well(proxy: Server) -> bool:
     """The worker that was started first serves still, and nothing surprised it."""
-    (answer,) = answers(exchange(proxy, GOOD_AND_LAST))
+    answer = answer_to(proxy, GOOD_AND_LAST)
     boots = re.findall(r"Booting worker with pid: [0-9]+", proxy.log)
     return answer.status == 200 and len(boots) == 1 and "Traceback" not in proxy.log
 
@@ -113,8 +98,7 @@ def test_what_has_no_key_is_refused_in_json(
     assert len(found) <= (1 if name in INVALID else 2), received
     for answer in found:
         assert answer.status in {400, 404, 405, 414, 431, 501}
-        assert answer.headers["Content-Type"] == "application/json"
-        assert set(json.loads(answer.body)["error"]) == {"message", "type", "param", "code"}
+        error_of(answer)
         assert not (words(fixed(answer)) - vocabulary) & words(CORPUS[name])
     assert emulator.requests == []
     assert is_well(proxy)
@@ -125,9 +109,7 @@ def test_what_follows_an_invalid_request_is_not_answered(
     proxy: Server, emulator: Emulator, name: str
 ) -> None:
     """Where the next request begins cannot be known; there is one answer, then the end."""
-    received = exchange(proxy, INVALID[name] + GOOD_AND_LAST)
-    (answer,) = answers(received)
-    assert answer.headers["Content-Type"] == "application/json"
+    error_of(answer_to(proxy, INVALID[name] + GOOD_AND_LAST))
     assert emulator.requests == []
     assert is_well(proxy)
 
@@ -135,9 +117,8 @@ def test_what_follows_an_invalid_request_is_not_answered(
 @pytest.mark.parametrize("name", CHUNKED)
 def test_an_invalid_body_is_not_forwarded(proxy: Server, emulator: Emulator, name: str) -> None:
     """With a good key, where the body is read; nor is what follows it."""
-    received = exchange(proxy, CHUNKED[name] + GOOD_AND_LAST)
-    (answer,) = answers(received)
-    assert answer.status in {400, 501}
-    assert json.loads(answer.body)["error"]["code"] in {"invalid_json", "invalid_http"}
+    status, code = error_of(answer_to(proxy, CHUNKED[name] + GOOD_AND_LAST))
+    assert status in {400, 501}
+    assert code in {"invalid_json", "invalid_http"}
     assert emulator.requests == []
     assert is_well(proxy)
