@@ -45,9 +45,11 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 def _check_server() -> None:
     """Log an error where gunicorn serves without `gunicorn.conf.py`, which names our worker.
 
-    gunicorn finds that file only where it is started in this folder.
+    gunicorn finds that file only where it is started in this folder. The first worker says it for
+    all: the later ones know of others.
     """
-    if "gunicorn.arbiter" in sys.modules and "proxy.worker" not in sys.modules:
+    gunicorn = sys.modules.get("gunicorn.arbiter")
+    if gunicorn and "proxy.worker" not in sys.modules and not gunicorn.Arbiter.WORKERS:
         folder = Path(__file__).parent
         start = ["gunicorn", "--chdir", str(folder), "-c", str(folder / "gunicorn.conf.py")]
         request_log.logger.error(

@@ -102,7 +102,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             super().handle_quit(sig, frame)
 
     def _end_idle(self) -> None:
-        for client in self._idle:
+        for client in [*self._idle]:
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RD)
 

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 import serving
@@ -17,6 +17,7 @@ from app import create_app
 from emulator import Emulator
 from proxy import __version__
 
+RIGHT_START = ["gunicorn", "--chdir", str(ROOT), "-c", str(ROOT / "gunicorn.conf.py"), "app:app"]
 WRONG_START = "gunicorn runs without this proxy's worker"
 
 
@@ -33,7 +34,7 @@ def errors_of(server: Server) -> list[str]:
         (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py", "-k", "sync"], False),
         (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py", "-k", "gevent"], False),
         (["--chdir", "{folder}", "--preload"], False),
-        (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py"], True),
+        (["--chdir", "{folder}", "--workers", "3"], False),
         (["-c", "{folder}/gunicorn.conf.py"], True),
         (["-c", "{folder}/gunicorn.conf.py", "--preload"], True),
     ],
@@ -42,7 +43,7 @@ def errors_of(server: Server) -> list[str]:
 def test_gunicorn_without_our_worker_is_an_error_in_the_log(
     emulator: Emulator, tmp_path: Path, options: list[str], is_ours: bool
 ) -> None:
-    """From another folder, where gunicorn does not find its file. What the log says works."""
+    """From another folder, where gunicorn does not find its file."""
     (tmp_path / "other.py").write_text("timeout = 99\n")
     options = [part.format(folder=ROOT, other=tmp_path / "other.py") for part in options]
     started = serve_in(tmp_path, emulator, ["gunicorn", *options, "app:app"])
@@ -52,7 +53,11 @@ def test_gunicorn_without_our_worker_is_an_error_in_the_log(
     (line,) = started
     assert line.startswith(WRONG_START)
     command = shlex.split(line.partition("Start it with: ")[2])
-    assert serve_in(tmp_path, emulator, command) == []
+    assert command == RIGHT_START
+
+
+def test_the_start_that_the_log_names_works(emulator: Emulator, tmp_path: Path) -> None:
+    assert serve_in(tmp_path, emulator, RIGHT_START) == []
 
 
 def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
@@ -62,30 +67,35 @@ def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
     command = [sys.executable, "-m", *command, "--bind", f"127.0.0.1:{port}"]
     env = serving.settings(emulator.url, WEB_CONCURRENCY="1")
     with serving.started(command, port, env, folder / "log", folder) as server:
+        expected = int(command[command.index("--workers") + 1]) if "--workers" in command else 1
+        wait_until(lambda: server.log.count(" starts") == expected)
         return errors_of(server)
 
 
 @pytest.mark.parametrize(
-    ("loaded", "count"),
+    ("loaded", "others", "count"),
     [
-        ({}, 0),
-        ({"proxy.worker"}, 0),
-        ({"gunicorn.arbiter", "proxy.worker"}, 0),
-        ({"gunicorn.arbiter"}, 1),
+        ([], 0, 0),
+        (["proxy.worker"], 0, 0),
+        (["gunicorn.arbiter", "proxy.worker"], 0, 0),
+        (["gunicorn.arbiter"], 0, 1),
+        (["gunicorn.arbiter"], 2, 0),
     ],
-    ids=["flask run, a test", "its worker", "gunicorn with it", "gunicorn without"],
+    ids=["flask run, a test", "its worker", "gunicorn with it", "gunicorn without", "its second"],
 )
 def test_there_is_no_false_alarm(
     env: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    loaded: set[str],
+    loaded: list[str],
+    others: int,
     count: int,
 ) -> None:
     for name in ("gunicorn.arbiter", "proxy.worker"):
         monkeypatch.delitem(sys.modules, name, raising=False)
         if name in loaded:
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+            module = Mock(Arbiter=Mock(WORKERS=dict.fromkeys(range(others))))
+            monkeypatch.setitem(sys.modules, name, module)
     create_app(env)
     assert len([line for line in caplog.messages if WRONG_START in line]) == count
 
