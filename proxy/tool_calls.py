@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from proxy import strict_json
+from proxy.errors import ProviderError
 from proxy.strict_json import JSON
+
+MAX_CALLS = 1000  # in one answer: OpenAI allows 128 tools
+_MAX_REREAD = 64 * 1024  # characters
 
 
 class Piece(NamedTuple):
@@ -40,10 +44,13 @@ class _Call:
     is_sent: bool = False
 
     def is_whole(self) -> bool:
-        """Whether the arguments are a complete JSON object."""
-        text = "".join(self.arguments).strip()
-        if not text.endswith("}"):
+        """Whether the arguments are a complete JSON object. Each piece may ask, so what is long is
+        not read again: it counts as incomplete."""
+        pieces = self.arguments
+        if not pieces or len(pieces[0]) > _MAX_REREAD or not pieces[-1].rstrip().endswith("}"):
             return False
+        text = "".join(pieces)
+        self.arguments = [text]
         try:
             return isinstance(strict_json.loads_upstream(text.encode()), dict)
         except strict_json.InvalidJSON:
@@ -63,7 +70,7 @@ class ToolCalls:
 
     def deltas(self, pieces: Iterable[Piece]) -> list[JSON]:
         """What the pieces add. A call's name may come in pieces: it is sent with the first of the
-        arguments, or when something else follows."""
+        arguments, or when something else follows. Raises ProviderError if they are too many."""
         deltas: list[JSON] = []
         for piece in pieces:
             call = self._by_index.get(piece.provider_index)
@@ -71,6 +78,7 @@ class ToolCalls:
                 call = self._calls[-1]
             if call is None or _begins_another(call, piece):
                 deltas += self.waiting()
+                _check_number(len(self._calls) + 1)
                 call = _Call(len(self._calls), piece.id, is_other=piece.begins_other)
                 self._calls.append(call)
             self._by_index[piece.provider_index] = call
@@ -141,14 +149,20 @@ def _begins_another(call: _Call, piece: Piece) -> bool:
 
 def pieces(raw_calls: Any, *, relay: bool = False, is_message: bool = False) -> tuple[Piece, ...]:
     """The calls of a message, or the pieces of a delta, in OpenAI's form or flat, {name,
-    arguments}. `relay`: with their other keys."""
+    arguments}. `relay`: with their other keys. Raises ProviderError if they are too many."""
     if not isinstance(raw_calls, list):
         return ()
+    _check_number(len(raw_calls))
     calls = [raw for raw in raw_calls if isinstance(raw, dict)]
     return tuple(
         _piece(raw, position if is_message else _index(raw), relay)
         for position, raw in enumerate(calls)
     )
+
+
+def _check_number(calls: int) -> None:
+    if calls > MAX_CALLS:
+        raise ProviderError("provider_bad_answer", seen=f"over {MAX_CALLS} tool calls")
 
 
 def _index(raw: JSON) -> int | None:

@@ -1,11 +1,13 @@
 """Tool calls, however a provider numbers, names and cuts them."""
 
 import json
+import time
 from typing import Any
 
 import pytest
 
-from proxy.tool_calls import ToolCalls, pieces
+from proxy.errors import ProviderError
+from proxy.tool_calls import MAX_CALLS, ToolCalls, pieces
 
 
 def calls_of(*deltas: Any, relay: bool = False) -> list[dict[str, Any]]:
@@ -179,3 +181,24 @@ def test_in_a_message_each_is_a_call() -> None:
     """Even if all have the same index and id."""
     raw = [*piece(0, "c", *F), *piece(0, "c", *F)]
     assert len(ToolCalls("x").deltas(pieces(raw, is_message=True))) == 2
+
+
+def test_the_number_of_calls_is_bounded() -> None:
+    """Each costs more than its bytes."""
+    assert len(calls_of([{"name": "f"}] * MAX_CALLS)) == 1
+    assert len(calls_of(*[piece(n, f"c{n}", *F) for n in range(MAX_CALLS)])) == MAX_CALLS
+    with pytest.raises(ProviderError) as caught:
+        calls_of(*[piece(n, f"c{n}", *F) for n in range(MAX_CALLS + 1)])
+    assert caught.value.code == "provider_bad_answer"
+    with pytest.raises(ProviderError):
+        pieces([{}] * (MAX_CALLS + 1))
+
+
+def test_many_pieces_take_time_by_their_number() -> None:
+    """Each of these asks whether the call before it is whole; by the square it were minutes."""
+    calls = ToolCalls("chatcmpl-1")
+    began = time.process_time()
+    for _ in range(20_000):
+        (delta,) = calls.deltas(pieces(piece(0, None, "f", "a" * 400 + "}")))
+        assert delta["index"] == 0
+    assert time.process_time() - began < 20
