@@ -34,9 +34,11 @@ BASES = {
     "workers-ai": WORKERS_AI,
     "openai": OPENAI,
     "no key": {**WORKERS_AI, "LLAMA_PROVIDER_API_KEY": ""},
+    "no master": {**WORKERS_AI, "WORKER_ACCESS_KEY": ""},
     "al": {**WORKERS_AI, "WORKER_ACCESS_KEYS": f"al:{PROVIDER_KEY}"},
     "digest": {**WORKERS_AI, "WORKER_ACCESS_KEYS": f"al:sha256:{DIGEST}"},
     "gateway": {**OPENAI, "LLAMA_PROVIDER_BASE_URL": f"{GATEWAY}/compat"},
+    "another host": {**WORKERS_AI, "LLAMA_PROVIDER_BASE_URL": "https://ai.example.org/run"},
     "limited": {**WORKERS_AI, "RATE_LIMIT": "60/minute", "WEB_CONCURRENCY": "1"},
 }
 
@@ -158,6 +160,7 @@ MISSING = {
 def test_each_missing_setting_has_a_line(provider: str) -> None:
     settings = Settings({"LLAMA_PROVIDER": provider})
     assert [str(problem) for problem in settings.problems] == MISSING[provider]
+    assert settings.provider is None
 
 
 def test_what_else_is_missing_depends_on_the_provider() -> None:
@@ -242,6 +245,7 @@ PROBLEMS = {
         "master:a-key-0123456789ab", "al:a-key-0123456789ab,al:b-key-0123456789ab",
         "al:a-key-0123456789ab,al:a-key-0123456789ab",
     ],
+    ("no master", "WORKER_ACCESS_KEYS", NAME_TWICE): ["master:a-key-0123456789ab"],
     ("workers-ai", "WORKER_ACCESS_KEYS", "a sha256: digest must have 64 hexadecimal digits"): [
         "al:sha256:abcdef0123456789", "al:sha256:" + "g" * 64, "al:sha256:",
     ],
@@ -322,7 +326,9 @@ def test_a_bad_value_is_one_line_without_the_value(
     assert settings.warnings == ()
     assert str(settings.problems[0]).isprintable()
     if variable == "WORKER_ACCESS_KEYS":
-        assert owner(settings, KEY) == "master"
+        assert owner(settings, KEY) == (None if base == "no master" else "master")
+    if variable.startswith("RATE_LIMIT"):
+        assert settings.rate_limit is None
 
 
 # --- warnings ---------------------------------------------------------------------------------
@@ -357,7 +363,7 @@ WARNINGS = {
     ("workers-ai", "LLAMA_PROVIDER_MODELS", WITHDRAWN.format("llama-3-8b-instruct")): [
         "@cf/meta/llama-3-8b-instruct", f"{MODEL},chat=@cf/meta/llama-3-8b-instruct",
     ],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", WITHDRAWN.format("gemma-7b-it")): [
+    ("another host", "LLAMA_PROVIDER_MODELS", WITHDRAWN.format("gemma-7b-it")): [
         f"a={MODEL}|@hf/google/gemma-7b-it,b=@hf/google/gemma-7b-it",
     ],
     ("gateway", "LLAMA_PROVIDER_MODELS", WITHDRAWN.format("llama-3.1-8b-instruct-awq")): [
