@@ -46,16 +46,17 @@ BASES = {
 def sent(settings: Settings, model: str | None = None) -> tuple[str, str | None]:
     """Where a request goes, and with which Authorization."""
     assert settings.provider is not None, settings.problems
+    name = model or next(iter(settings.provider.models))
     chat = ChatRequest(
         id="chatcmpl-1",
         created=1,
-        model=model or next(iter(settings.provider.models)),
+        model=name,
         messages=[{"role": "user", "content": "Hi"}],
         stream=False,
         include_usage=False,
         options={},
     )
-    request = settings.provider.request(chat)
+    request = settings.provider.request(chat, settings.provider.models[name][0])
     return request.url, request.headers.get("Authorization")
 
 
