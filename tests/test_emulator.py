@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 import requests
 
 from emulator import Emulator
+from emulator.directives import Faults
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "tests" / "samples"
@@ -478,6 +481,13 @@ def test_other_brackets_are_text(emulator: Emulator, text: str) -> None:
 def test_a_directive_acts_beside_other_brackets(emulator: Emulator) -> None:
     said = post(emulator, NATIVE, asking("[[wait=0]][[package]] Hi")).json()["result"]["response"]
     assert said.endswith('You said: "[[package]] Hi"')
+
+
+def test_the_document_has_every_directive() -> None:
+    table = (ROOT / "docs" / "emulator.md").read_text().partition("| directive |")[2]
+    cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    named = set(re.findall(r"`([a-z_]+)[=`]", cells))
+    assert named == {field.name for field in fields(Faults)}
 
 
 # --- directives that change what is said ------------------------------------------------------
