@@ -13,7 +13,7 @@ import gevent
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.http.message import Request
-from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import strict_json
@@ -42,11 +42,11 @@ class _Request(Request):  # type: ignore[misc]
     """A request's head. Its exceptions know it, as far as it was read."""
 
     version: tuple[int, int]
-    worker: "Worker"
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, worker: "Worker", unreader: SocketUnreader, addr: Any) -> None:
+        self.worker = worker
         try:
-            super().__init__(*args)
+            super().__init__(worker.cfg, unreader, addr)
         except errors.ParseException as error:
             error.request = self
             raise
@@ -64,10 +64,6 @@ class _Request(Request):  # type: ignore[misc]
         if self.must_close or not self.worker.alive or self.method == "CONNECT":
             return True
         return "close" in tokens or (self.version < (1, 1) and "keep-alive" not in tokens)
-
-
-class _Parser(RequestParser):  # type: ignore[misc]
-    mesg_class = _Request
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -108,12 +104,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection. In gunicorn's own, `keepalive` bounds the heads of requests, too."""
-        parser = _Parser(self.cfg, client, addr)
+        unreader = SocketUnreader(client)
         client.setblocking(True)
         try:
+            seconds = _PATIENCE
             while True:
-                request = self._next_request(parser, client)
+                self._await_request(unreader, client, seconds)
+                with gevent.Timeout(_PATIENCE):
+                    request = _Request(self, unreader, addr)
                 self.handle_request(listener.getsockname(), request, client, addr)
+                seconds = self.cfg.keepalive
         except (StopIteration, OSError, gevent.Timeout):
             pass  # the connection is over
         except Exception as error:
@@ -121,17 +121,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         finally:
             util.close(client)
 
-    def _next_request(self, parser: _Parser, client: socket.socket) -> Any:
+    def _await_request(self, unreader: SocketUnreader, client: Any, seconds: float) -> None:
         self._idle.add(client)
         try:
-            with gevent.Timeout(self.cfg.keepalive if parser.req_count else _PATIENCE):
-                parser.unreader.unread(parser.unreader.read())
+            with gevent.Timeout(seconds):
+                unreader.unread(unreader.read())
         finally:
             self._idle.discard(client)
-        with gevent.Timeout(_PATIENCE):
-            request = next(parser)
-        request.worker = self
-        return request
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """One request has one answer: where its body breaks off, the connection ends with it.

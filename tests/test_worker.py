@@ -15,7 +15,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
-from serving import DEADLINE, answers, read_to_end
+from serving import DEADLINE, answers, read_to_end, read_until
 
 from proxy.worker import Worker
 
@@ -216,6 +216,30 @@ def test_idle_connections_end_soon_after_sigterm(monkeypatch: pytest.MonkeyPatch
     assert received(ending, b"") == b""
     assert time.monotonic() - began < 4  # and not after the 5 seconds of a head
     ending._idle.discard(gone)
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_request_on_a_kept_connection_is_answered_after_sigterm(when: str) -> None:
+    """The connection ends with it, also where the request came before the signal."""
+    ending = serving_worker()
+
+    def signalled(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        ending.alive = False
+        return application(environ, start_response)
+
+    ours, theirs = gevent.socket.socketpair()
+    listener = Mock(getsockname=lambda: ("127.0.0.1", 8000))
+    handling = gevent.spawn(ending.handle, listener, ours, ("127.0.0.1", 1))
+    with theirs:
+        theirs.sendall(POST % b"")
+        read_until(theirs, b"\r\n\r\n{}")
+        if when == "before":
+            ending.alive = False
+        ending.wsgi = signalled
+        theirs.sendall(POST % b"")
+        (answer,) = answers(read_to_end(theirs))
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    handling.get(timeout=DEADLINE)
 
 
 class Body:
