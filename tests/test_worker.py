@@ -233,6 +233,8 @@ def test_a_request_on_a_kept_connection_is_answered_after_sigterm(when: str) -> 
     with theirs:
         theirs.sendall(POST % b"")
         read_until(theirs, b"\r\n\r\n{}")
+        while ours not in ending._idle:
+            gevent.sleep(0.01)
         if when == "before":
             ending.alive = False
         ending.wsgi = signalled
