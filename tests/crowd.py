@@ -33,7 +33,7 @@ def request(
     body: bytes = b"{}",
     *headers: str,
     line: str = "POST / HTTP/1.1",
-    host: str = "proxy",
+    host: str | None = "proxy",
     key: str = KEY,
     keep: bool = False,
     length: int | None = -1,
@@ -42,7 +42,7 @@ def request(
 
     `length` is what is claimed: -1 stands for the body's, None for no Content-Length.
     """
-    head = [line, f"Host: {host}", f"Authorization: Bearer {key}"]
+    head = [line, *([] if host is None else [f"Host: {host}"]), f"Authorization: Bearer {key}"]
     if length is not None:
         head.append(f"Content-Length: {len(body) if length == -1 else length}")
     head += [*headers, *["Connection: close"] * (not keep)]

@@ -3,44 +3,22 @@
 import json
 import time
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 import serving
 from conftest import Serve
-from crowd import SLACK
-from serving import DEADLINE, KEY, HTTPAnswer, Server, answers, read_to_end, read_until
+from crowd import SLACK, answer_to, asking, chunk, error_of, exchange, request
+from serving import DEADLINE, KEY, Server, answers, read_to_end, read_until
 
 from emulator import Emulator
 
-BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
 AUTHORIZATION = f"Authorization: Bearer {KEY}"
 
 
-def head(*fields: str, line: str = "POST / HTTP/1.1", host: str | None = "Host: proxy") -> bytes:
-    """A request head with a good key."""
-    lines = [line, *([host] if host is not None else []), AUTHORIZATION, *fields]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def post(*fields: str, line: str = "POST / HTTP/1.1", host: str | None = "Host: proxy") -> bytes:
+def post(*fields: str, **options: Any) -> bytes:
     """A good request, but for what is given."""
-    return head(*fields, f"Content-Length: {len(BODY)}", line=line, host=host) + BODY
-
-
-def received(proxy: Server, sent: bytes) -> bytes:
-    """All that comes until the proxy closes; this side does not."""
-    with proxy.connect() as connection:
-        connection.sendall(sent)
-        return read_to_end(connection)
-
-
-def answer_to(proxy: Server, sent: bytes, method: str = "POST") -> HTTPAnswer:
-    (answer,) = answers(received(proxy, sent), method)
-    return answer
-
-
-def code(answer: HTTPAnswer) -> str:
-    return str(json.loads(answer.body)["error"]["code"])
+    return request(asking("Hi"), *fields, **options)
 
 
 # --- Host -----------------------------------------------------------------------------------------
@@ -59,7 +37,7 @@ BAD_HOSTS = [
 
 @pytest.mark.parametrize("host", GOOD_HOSTS)
 def test_a_host_is_a_name_or_an_address(proxy: Server, host: str) -> None:
-    assert answer_to(proxy, post("Connection: close", host=f"Host: {host}")).status == 200
+    assert answer_to(proxy, post(host=host)).status == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/nothing"])
@@ -67,9 +45,9 @@ def test_a_host_is_a_name_or_an_address(proxy: Server, host: str) -> None:
 def test_any_other_host_is_the_callers_fault(proxy: Server, host: str, path: str) -> None:
     """Not a failure of this proxy, which would be logged with a traceback."""
     before = len(proxy.log)
-    sent = post("Connection: close", line=f"POST {path} HTTP/1.1", host=f"Host: {host}")
+    sent = post(line=f"POST {path} HTTP/1.1", host=host)
     answer = answer_to(proxy, sent)
-    assert (answer.status, code(answer)) == (400, "invalid_http")
+    assert error_of(answer) == (400, "invalid_http")
     assert "Host" in json.loads(answer.body)["error"]["message"]
     logged = proxy.log[before:]
     assert '"level":"error"' not in logged
@@ -80,14 +58,14 @@ def test_any_other_host_is_the_callers_fault(proxy: Server, host: str, path: str
     ("line", "host", "status"),
     [
         ("POST / HTTP/1.1", None, 400),
-        ("POST / HTTP/1.1", "Host: a\r\nHost: a", 400),
-        ("POST / HTTP/1.1", "Host: a\r\nhost: b", 400),
+        ("POST / HTTP/1.1", "a\r\nHost: a", 400),
+        ("POST / HTTP/1.1", "a\r\nhost: b", 400),
         ("POST / HTTP/1.0", None, 200),
-        ("POST / HTTP/1.0", "Host: a..b", 400),
+        ("POST / HTTP/1.0", "a..b", 400),
     ],
 )
 def test_http_1_1_has_one_host(proxy: Server, line: str, host: str | None, status: int) -> None:
-    assert answer_to(proxy, post("Connection: close", line=line, host=host)).status == status
+    assert answer_to(proxy, post(line=line, host=host)).status == status
 
 
 # --- Upgrade --------------------------------------------------------------------------------------
@@ -104,7 +82,7 @@ def test_upgrade_is_ignored(proxy: Server, upgrade: str, path: str) -> None:
         (AUTHORIZATION, {"/nothing": 404}),
         ("X-No-Key: 1", {"/": 401, "/v1/models": 401, "/nothing": 404}),
     ]:
-        sent = post(*fields, line=f"{method} {path} HTTP/1.1")
+        sent = post(*fields, line=f"{method} {path} HTTP/1.1", keep=True)
         answer = answer_to(proxy, sent.replace(AUTHORIZATION.encode(), key.encode()))
         assert answer.status == statuses.get(path, 200)
     assert '"level":"error"' not in proxy.log[before:]
@@ -137,8 +115,8 @@ def test_which_connection_is_kept(
 ) -> None:
     """By the first request; a second one is answered only where it is."""
     fields = [f"Connection: {connection}"] if connection else []
-    first = post(*fields, line=f"POST / {line}")
-    found = answers(received(proxy, first + post("Connection: close")))
+    first = post(*fields, line=f"POST / {line}", keep=True)
+    found = answers(exchange(proxy, first + post()))
     assert [answer.status for answer in found] == [200] * (1 + is_kept)
     assert found[0].headers["Connection"] == ("keep-alive" if is_kept else "close")
 
@@ -146,8 +124,8 @@ def test_which_connection_is_kept(
 @pytest.mark.parametrize("version", ["1.2", "1.9"])
 @pytest.mark.parametrize("fields", [[], ["no colon"]], ids=["answered", "refused"])
 def test_a_later_http_1_is_answered_as_1_1(proxy: Server, version: str, fields: list[str]) -> None:
-    sent = post("Connection: close", *fields, line=f"POST / HTTP/{version}")
-    assert received(proxy, sent).startswith(b"HTTP/1.1 ")
+    sent = post(*fields, line=f"POST / HTTP/{version}")
+    assert exchange(proxy, sent).startswith(b"HTTP/1.1 ")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +142,7 @@ def test_a_later_http_1_is_answered_as_1_1(proxy: Server, version: str, fields: 
 )
 def test_no_refusal_of_head_has_a_body(proxy: Server, line: str, fields: list[str]) -> None:
     """A client would take it for the start of the next answer."""
-    whole = received(proxy, head("Connection: close", *fields, line=line))
+    whole = exchange(proxy, request(b"", *fields, line=line, length=None))
     assert whole.startswith(b"HTTP/1.1 4") or whole.startswith(b"HTTP/1.1 501")
     assert whole.endswith(b"\r\n\r\n")
     assert whole.count(b"\r\n\r\n") == 1
@@ -192,26 +170,26 @@ def test_the_only_transfer_coding_is_chunked(
 ) -> None:
     """RFC 9112, 6.1 and 6.3; the body of any other could not be read."""
     fields = [f"Transfer-Encoding: {coding}" for coding in codings]
-    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
-    found = answers(received(proxy, head(*fields, "Connection: close") + body + post()))
-    assert [answer.status for answer in found] == [status]
+    body = chunk(asking("Hi")) + b"0\r\n\r\n"
+    sent = request(b"", *fields, length=None) + body + post()
+    assert answer_to(proxy, sent).status == status
 
 
 @pytest.mark.parametrize(
     ("sent", "status", "says"),
     [
-        (head(line=f"GET /{'x' * 5000} HTTP/1.1"), 414, "4094 bytes"),
-        (head("X: " + "x" * 9000), 431, "8190 bytes"),
-        (head(*[f"X-{number}: x" for number in range(120)]), 431, "more than 100"),
-        (head("Transfer-Encoding: rot13, chunked"), 501, "chunked"),
-        (head("Expect: the-unexpected"), 417, "100-continue"),
-        (head("no colon"), 400, "not valid HTTP"),
+        (request(b"", line=f"GET /{'x' * 5000} HTTP/1.1"), 414, "4094 bytes"),
+        (request(b"", "X: " + "x" * 9000), 431, "8190 bytes"),
+        (request(b"", *[f"X-{number}: x" for number in range(120)]), 431, "more than 100"),
+        (request(b"", "Transfer-Encoding: rot13, chunked"), 501, "chunked"),
+        (request(b"", "Expect: the-unexpected"), 417, "100-continue"),
+        (request(b"", "no colon"), 400, "not valid HTTP"),
     ],
     ids=["line", "field", "fields", "coding", "expectation", "colon"],
 )
 def test_a_refusal_says_what_was_wrong(proxy: Server, sent: bytes, status: int, says: str) -> None:
     answer = answer_to(proxy, sent)
-    assert (answer.status, code(answer)) == (status, "invalid_http")
+    assert error_of(answer) == (status, "invalid_http")
     assert says in json.loads(answer.body)["error"]["message"]
 
 
@@ -223,7 +201,7 @@ def test_an_idle_connection_outlives_the_deadline_of_a_head(
 ) -> None:
     """Kept connections wait for `keepalive`; a request that has begun has 5 seconds."""
     settings = serving.settings(emulator.url, GUNICORN_CMD_ARGS="--keep-alive 9")
-    kept = post()
+    kept = post(keep=True)
     with serve(settings) as server, ExitStack() as stack:
         idle, half, new, silent = (stack.enter_context(server.connect()) for _ in range(4))
         for connection in (idle, half):
@@ -235,7 +213,7 @@ def test_an_idle_connection_outlives_the_deadline_of_a_head(
         for connection in (half, new, silent):
             assert read_to_end(connection) == b""
             assert 4 < time.monotonic() - started < 8
-        idle.sendall(post("Connection: close"))
+        idle.sendall(post())
         assert b"HTTP/1.1 200 OK" in read_to_end(idle)
 
 
@@ -259,10 +237,10 @@ def test_a_connection_that_nobody_uses_does_not_delay_the_end(
     with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:
         idle, used = (stack.enter_context(server.connect()) for _ in range(2))
         for connection in (idle, used):
-            connection.sendall(post())
+            connection.sendall(post(keep=True))
             read_until(connection, b'"usage":')
         server.process.terminate()
-        used.sendall(post())
+        used.sendall(post(keep=True))
         assert read_to_end(used).startswith(b"HTTP/1.1 200 OK\r\n")
         started = time.monotonic()
         assert read_to_end(idle) == b""
