@@ -78,17 +78,17 @@ def message_text(message: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def reply_to(body: Json, said: str, words: int | None = None) -> Reply:
-    """The reply to a body with `messages`. It quotes `said`; `words` sets the length of a text."""
+def reply_to(body: Json, prompt: str, words: int | None = None) -> Reply:
+    """The reply to a body with `messages`: quotes `prompt`; `words` sets the length of a text."""
     asked = sum(len(message_text(message).split()) for message in body["messages"])
     tools = body.get("tools")
     if tools and body.get("tool_choice") != "none" and body["messages"][-1].get("role") != "tool":
-        return _call(body, said, asked)
+        return _call(body, prompt, asked)
     value = None
-    text = f'This is the emulator, not a model. You said: "{said}"'
+    text = f'This is the emulator, not a model. You said: "{prompt}"'
     wanted = body.get("response_format") or {}
     if wanted.get("type") in ("json_object", "json_schema"):
-        value = _in_json(wanted, said)
+        value = _in_json(wanted, prompt)
         text = json.dumps(value, ensure_ascii=False)
     elif words is not None:
         text = " ".join(islice(cycle(text.split()), words))
@@ -99,20 +99,20 @@ def reply_to(body: Json, said: str, words: int | None = None) -> Reply:
     return Reply(spoken, asked, value=value)
 
 
-def _in_json(wanted: Json, said: str) -> Any:
+def _in_json(wanted: Json, prompt: str) -> Any:
     """The answer to a `response_format`; OpenAI wraps its schema, Workers AI does not."""
     schema = wanted.get("json_schema")
     if not schema:
-        return {"emulator": True, "you_said": said}
-    return instance(schema["schema"] if isinstance(schema.get("schema"), dict) else schema, said)
+        return {"emulator": True, "you_said": prompt}
+    return instance(schema["schema"] if isinstance(schema.get("schema"), dict) else schema, prompt)
 
 
-def _call(body: Json, said: str, asked: int) -> Reply:
+def _call(body: Json, prompt: str, asked: int) -> Reply:
     functions = [tool.get("function", tool) for tool in body["tools"]]  # Workers AI: also flat
     choice = body.get("tool_choice")
     named = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
     function = next((one for one in functions if one["name"] == named), functions[0])
-    arguments = instance({"type": "object", **function.get("parameters", {})}, said)
+    arguments = instance({"type": "object", **function.get("parameters", {})}, prompt)
     words = _split(json.dumps(arguments, ensure_ascii=False))
     return Reply(words, asked, "tool_calls", call=(function["name"], arguments))
 
@@ -159,9 +159,9 @@ def _native_error(status: int, code: int | None, message: str, ident: str) -> Js
 
 def _native(reply: Reply, _body: Json, _ident: str, _created: int) -> Completion:
     calls = [{"name": reply.call[0], "arguments": reply.call[1]}] if reply.call else []
-    said = reply.text if reply.value is None else reply.value
-    said = None if calls else said
-    result = {"response": said, "tool_calls": calls, "usage": reply.usage}
+    content = reply.text if reply.value is None else reply.value
+    content = None if calls else content
+    result = {"response": content, "tool_calls": calls, "usage": reply.usage}
     whole = {"result": result, "success": True, "errors": [], "messages": []}
     words: list[Json] = [
         {"response": word, "p": _PADDING[: 1 + 7 * index % len(_PADDING)]}
@@ -178,8 +178,8 @@ def _native(reply: Reply, _body: Json, _ident: str, _created: int) -> Completion
 def _openai_error(status: int, code: int | None, message: str, _ident: str) -> Json:
     kind = "server_error" if status >= 500 else "invalid_request_error"
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(status, kind)
-    said = message or "an error asked for"
-    return {"error": {"message": said, "type": kind, "param": None, "code": code and str(code)}}
+    text = message or "an error asked for"
+    return {"error": {"message": text, "type": kind, "param": None, "code": code and str(code)}}
 
 
 def _openai(reply: Reply, body: Json, ident: str, created: int) -> Completion:

@@ -64,7 +64,7 @@ class Asked:
 
     dialect: Dialect
     body: Json
-    said: str  # the last message without its directives
+    prompt: str  # the last message without its directives
     faults: Faults
     ident: str  # a uuid
     url: str  # of the emulator
@@ -98,7 +98,7 @@ def json_answer(status: int, payload: Json, headers: dict[str, str]) -> Answer:
 
 
 def _plain(asked: Asked) -> Answer:
-    reply = reply_to(asked.body, asked.said, asked.faults.words)
+    reply = reply_to(asked.body, asked.prompt, asked.faults.words)
     completion = asked.complete(reply)
     headers = asked.dialect.headers(asked.ident)
     if not asked.streamed:

@@ -16,10 +16,10 @@ class UnfillableError(LookupError):
     """No instance of the schema was found."""
 
 
-def instance(schema: Any, said: str) -> Any:
+def instance(schema: Any, prompt: str) -> Any:
     """A value that fits the schema, with all its properties; recursion ends as early as it can."""
     try:
-        return _Filler(schema, said).fill(schema, ())
+        return _Filler(schema, prompt).fill(schema, ())
     except (re.error, RecursionError) as error:
         raise UnfillableError(f"a schema that cannot be followed: {error}") from None
 
@@ -48,8 +48,8 @@ _FORMATS = {
 class _Filler:
     """Fills the parts of one schema; `path` holds the references that are being followed."""
 
-    def __init__(self, root: Any, said: str) -> None:
-        self.root, self.said = root, said
+    def __init__(self, root: Any, prompt: str) -> None:
+        self.root, self.prompt = root, prompt
 
     def fill(self, schema: Any, path: tuple[str, ...]) -> Any:
         schema, path = self._flat(schema, path)
@@ -125,7 +125,7 @@ class _Filler:
         if text := _FORMATS.get(schema.get("format", "")):
             return text
         least, most = schema.get("minLength", 0), schema.get("maxLength")
-        text = (self.said or "x").ljust(least, "x")[:most]
+        text = (self.prompt or "x").ljust(least, "x")[:most]
         pattern = schema.get("pattern")
         return text if pattern is None or re.search(pattern, text) else _matching(pattern, least)
 

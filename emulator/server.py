@@ -167,9 +167,9 @@ def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
     if isinstance(asked, Answer):
         return script(asked, Faults())
     try:
-        said = answer(asked)
-        received.usage = said.usage
-        return script(said, asked.faults, emulator.gap)
+        content = answer(asked)
+        received.usage = content.usage
+        return script(content, asked.faults, emulator.gap)
     except (
         AttributeError,
         LookupError,
@@ -203,10 +203,10 @@ def _understand(emulator: Emulator, received: Received, path: str) -> Asked | An
         payload = dialect.error(status, code, "", ident)
         return json_answer(status, payload, dialect.headers(ident))
     try:
-        faults, said = read(message_text(body["messages"][-1]))
+        faults, prompt = read(message_text(body["messages"][-1]))
     except WrongDirectiveError as error:
         return json_answer(400, {"error": {"message": str(error)}}, {})
-    return Asked(dialect, body, said, faults, ident, emulator.url)
+    return Asked(dialect, body, prompt, faults, ident, emulator.url)
 
 
 def _refusal(dialect: Dialect, status: int, code: int, message: str) -> Answer:
