@@ -34,43 +34,56 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
         raise ProviderError("provider_bad_answer", seen="a result that is no object")
     choices = result.get("choices")
     choice = first_object(choices)
-    delta = choice.get("delta")
-    message = _object(choice.get("message")) or {}
-    if isinstance(delta, dict) and not (message and not (is_event and delta)):
-        added = _of_message(delta, choice, choices, relay=relay, is_message=False)
-    else:
-        added = _of_message(message, choice, choices, relay=relay, is_message=True)
-        added = _with_native(added, result)
+    beside: dict[str, Any] = {}
     if usage := _object(result.get("usage")) or _object(choice.get("usage")):
-        added = added._replace(usage=usage if relay else _counts(usage))
+        beside["usage"] = usage if relay else _counts(usage)
     if relay and "choices" in frame and (others := frame.keys() - _FRAME):
-        added = added._replace(fields={key: frame[key] for key in frame if key in others})
-    return added
+        beside["fields"] = {key: frame[key] for key in frame if key in others}
+    if not choice:
+        return _native(result, beside)
+    delta, message = choice.get("delta"), _object(choice.get("message"))
+    if isinstance(delta, dict) and (not message or (is_event and delta)):
+        return _of_message(delta, choice, choices, beside, relay=relay)
+    whole = _of_message(message or {}, choice, choices, beside, relay=relay, is_message=True)
+    native = _native(result, {})
+    return whole._replace(
+        content=whole.content if native.content is None else whole.content or native.content,
+        tool_calls=whole.tool_calls or native.tool_calls,
+        finish_reason=whole.finish_reason or native.finish_reason,
+    )
 
 
 def _of_message(
-    message: JSON, choice: JSON, choices: Any, *, relay: bool, is_message: bool
+    message: JSON,
+    choice: JSON,
+    choices: Any,
+    beside: dict[str, Any],
+    *,
+    relay: bool,
+    is_message: bool = False,
 ) -> Part:
-    """A message or a delta, with what stands beside it in its choice."""
+    """A message or a delta, with what stands beside it."""
     content = message.get("content")
-    thoughts = None
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
     if content is not None and not isinstance(content, str):
         content, thoughts = text_and_thoughts(content)
+        reasoning = reasoning or thoughts
     raw_calls = message.get("tool_calls")
-    if len(choices or ()) > 1:  # some put text and calls into two choices
+    if len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)]
-    extra = message.keys() - _MESSAGE if relay else ()
+    if relay and (others := message.keys() - _MESSAGE):
+        beside["extra"] = {
+            key: message[key] for key in message if key in others and message[key] is not None
+        }
     return Part(
         content,
-        text(message.get("reasoning_content") or message.get("reasoning")) or thoughts,
+        text(reasoning),
         text(message.get("refusal")),
         tool_calls.pieces(raw_calls, relay=relay, is_message=is_message) if raw_calls else (),
         finish_reason(choice.get("finish_reason")),
-        None,
-        _object(choice.get("logprobs")),
-        {key: message[key] for key in message if key in extra and message[key] is not None},
-        has_choices=bool(choice),
-        is_message=is_message and bool(choice),
+        logprobs=_object(choice.get("logprobs")),
+        is_message=is_message,
+        **beside,
     )
 
 
@@ -81,20 +94,23 @@ def _calls_in(choice: Any) -> list[Any]:
     return calls if isinstance(calls, list) else []
 
 
-def _with_native(part: Part, result: JSON) -> Part:
+def _native(result: JSON, beside: dict[str, Any]) -> Part:
     """Workers AI's own form, {response, tool_calls, finish_reason}, or that of OpenAI's Responses,
-    {output, status} (gpt-oss with `input`), where the choices do not have it."""
-    outputs = [item for item in _list(result.get("output")) if isinstance(item, dict)]
-    content, thoughts = text_and_thoughts(result.get("response"))
-    if outputs:
-        content, thoughts = _joined(outputs, "message"), _joined(outputs, "reasoning")
-    called = [item for item in outputs if item.get("type") == "function_call"]
-    reason = "length" if result.get("status") == "incomplete" else result.get("finish_reason")
-    return part._replace(
-        content=part.content if content is None else part.content or content,
-        reasoning=part.reasoning or thoughts,
-        tool_calls=part.tool_calls or tool_calls.pieces(called or result.get("tool_calls")),
-        finish_reason=part.finish_reason or finish_reason(reason),
+    {output, status} (gpt-oss with `input`)."""
+    content, reasoning = text_and_thoughts(result.get("response"))
+    raw_calls, reason = result.get("tool_calls"), result.get("finish_reason")
+    if isinstance(result.get("output"), list):
+        outputs = [item for item in result["output"] if isinstance(item, dict)]
+        content, reasoning = _joined(outputs, "message"), _joined(outputs, "reasoning")
+        raw_calls = [item for item in outputs if item.get("type") == "function_call"]
+        reason = "length" if result.get("status") == "incomplete" else None
+    return Part(
+        content,
+        reasoning,
+        tool_calls=tool_calls.pieces(raw_calls) if raw_calls else (),
+        finish_reason=finish_reason(reason),
+        has_choices=False,
+        **beside,
     )
 
 
@@ -110,10 +126,6 @@ def first_object(values: Any) -> JSON:
 
 def _object(value: Any) -> JSON | None:
     return value if isinstance(value, dict) else None
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _counts(usage: JSON) -> JSON:

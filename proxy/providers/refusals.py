@@ -32,7 +32,8 @@ class Refusal:
 def in_frame(frame: JSON) -> bool:
     """Whether a frame reports an error, in any of the known forms."""
     if _ERROR_KEYS.isdisjoint(frame) and frame.get("object") != "error":  # most frames
-        return _is_true(first_object(frame.get("choices")).get("error"))
+        choices = frame.get("choices")
+        return bool(choices) and _is_true(first_object(choices).get("error"))
     values = [frame.get(key) for key in ("error", "errors", "error_code", "internalCode")]
     status = frame.get("base_resp")  # MiniMax
     values.append(status.get("status_code") if isinstance(status, dict) else None)
