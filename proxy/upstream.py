@@ -1,53 +1,37 @@
-"""The call to the provider, with requests: a POST sent, and its response read as it comes.
+"""The call to the provider, with requests: sends a POST, and reads its response as it comes.
 
-The only room that imports requests. Its adapter is used without a Session: so there are no
-redirects, no cookies, no netrc, and no proxy or CA variables of the environment.
+The adapter is used without a Session: so there are no redirects, no cookies, no netrc, and no proxy
+or CA variables of the environment.
 """
 
-import io
-import queue
-import re
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
-from http.client import HTTPResponse
-from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
-from urllib3.util import Timeout, create_urllib3_context
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
+from urllib3.util import Timeout
 
+from proxy import __version__
+from proxy.connections import CONNECT_TIMEOUT, Adapter
 from proxy.errors import ClientGone, ProviderError, ProxyError
 from proxy.providers import UpstreamRequest
 from proxy.watchdog import Call
 
-CONNECT_TIMEOUT = 3.0  # seconds for each address, and for each step of TLS
-MAX_ANSWER = 8 * 1024**2  # bytes
-_SEND_TIMEOUT = 600.0  # seconds for a body; the watchdog allows less
 _READ_SIZE = 64 * 1024  # bytes
 _LINGER = 0.25  # seconds for the end of a stream whose [DONE] has come
-_SLICE = 0.001  # seconds that one call may read on while others could go on
-_STALE = 1.0  # seconds in which a kept connection shows that the provider has closed it
-_MAX_CONNECTIONS = 1000  # kept alive: as many as gunicorn's gevent worker serves at once
 _HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
     "Accept-Encoding": "identity",  # a provider that compresses a stream holds it back
-    "User-Agent": "llm-proxy",
+    "User-Agent": f"llm-proxy/{__version__}",
 }
 _FAILURES = (requests.RequestException, HTTPError, OSError, ValueError)
-_LOST = (ConnectionError, ssl.SSLEOFError)  # refused, reset, or closed
 
 
 class Reply:
-    """The provider's response, its body not yet read. Close it, whatever happens."""
+    """The provider's response, its body not yet read. It must be closed."""
 
     def __init__(self, response: requests.Response, call: Call) -> None:
         self.status, self.headers = response.status_code, response.headers
@@ -65,7 +49,7 @@ class Reply:
             self._call.await_provider(self._call.timeouts.idle)
 
     def _read(self) -> bytes:
-        """What has come; nothing at the end. Only read1 never waits for more than there is."""
+        """What has arrived; empty at the end. Only read1 never waits for more than there is."""
         try:
             piece: bytes = self._response.raw.read1(_READ_SIZE, decode_content=True)
         except _FAILURES as error:
@@ -87,12 +71,7 @@ class Upstream:
 
     def __init__(self, ca_bundle: str = "") -> None:
         """`ca_bundle`: a file of certificates to trust besides the usual ones."""
-        tls = create_urllib3_context()  # one for all: loading the certificates takes 20 ms
-        tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
-        if ca_bundle:
-            tls.load_verify_locations(ca_bundle)
-        self._adapter = _Adapter()
-        self._adapter.init_poolmanager(1, _MAX_CONNECTIONS, ssl_context=tls)
+        self._adapter = Adapter(ca_bundle)
 
     def open(self, request: UpstreamRequest, call: Call) -> Reply:
         """POST, and wait for the status line. Raises ProxyError, ClientGone."""
@@ -114,7 +93,7 @@ class Upstream:
 
 def _failure(error: Exception, call: Call) -> Exception:
     """The error as one of ours. Raise it `from None`: the foreign one may quote the key."""
-    call.await_client()  # who is told
+    call.await_client()  # nothing more is awaited from the provider
     code = "provider_failed"
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:  # what requests and urllib3 have wrapped
@@ -123,203 +102,6 @@ def _failure(error: Exception, call: Call) -> Exception:
             code = "provider_unreachable"
     if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
         code = "provider_timeout"
-    return call.ended or ProviderError(code, seen=type(root).__name__)
-
-
-# --- what requests and urllib3 are extended by ------------------------------------------------
-
-
-class _Source(io.RawIOBase):
-    """A socket's bytes. A greenlet that need not wait does not stop by itself: this one does, also
-    while http.client reads interim responses or trailers, so that others can go on."""
-
-    may_read = True
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self._stops_at = raw, time.monotonic() + _SLICE
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if not self.may_read:
-            return None
-        if (asked_at := time.monotonic()) >= self._stops_at:
-            time.sleep(0)
-        count: int | None = self._raw.readinto(buffer)
-        now = time.monotonic()
-        if now >= min(self._stops_at, asked_at + _SLICE):  # it stopped, or it waited for bytes
-            self._stops_at = now + _SLICE
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(HTTPResponse):
-    def __init__(self, connection: "_Connection", *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._connection = connection
-        self._source = _Source(self.fp.detach())
-        self.fp: Any = io.BufferedReader(self._source)
-
-    def begin(self) -> None:
-        """Pass over each interim response (RFC 9110, 15.2). http.client does so for 100 only, and
-        what followed another would be the response to the next request."""
-        self._connection.is_answered = bool(self.fp.peek())
-        super().begin()
-        while 101 < self.status < 200:
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
-        self.will_close = self.will_close or self.status == 101
-
-    def read1(self, n: int = -1) -> bytes:
-        """All chunks that have come, where http.client reads one, and so mostly one token."""
-        read = [super().read1(n)]
-        while self.chunk_left == 0 and (n := n - len(read[-1])) > 0:
-            if not _NEXT_CHUNK.match(self._received()):
-                break
-            read.append(super().read1(n))
-        return b"".join(read)
-
-    def _received(self) -> bytes:
-        """What was received and is not used yet."""
-        self._source.may_read = False
-        received: bytes = self.fp.peek()
-        self._source.may_read = True
-        return received
-
-    def _close_conn(self) -> None:
-        """http.client calls it at the end of the body. What has come after that is nobody's."""
-        self._connection.is_kept = not self._received()
-        super()._close_conn()  # type: ignore[misc]
-
-
-# RFC 9112, 7.1: the end of a chunk, the size of the next (not 0, the last one's), and a byte of it
-_NEXT_CHUNK = re.compile(rb"\r\n0*[1-9A-Fa-f][0-9A-Fa-f]{0,7}(?:;[^\r\n]*)?\r\n.", re.DOTALL)
-
-
-class _Connection:
-    """A connection that tries once more where the provider cannot have begun to work."""
-
-    sock: Any
-    timeout: Any
-    is_kept = False  # it has brought a response, and nothing more than that
-    is_reused = False  # it was kept when the present request was sent
-    is_answered = False  # a byte of the present response has come
-
-    def connect(self) -> None:
-        """Raises NewConnectionError."""
-        self.is_kept = False
-        for is_last in (False, True):  # pragma: no branch
-            try:
-                return super().connect()  # type: ignore[misc, no-any-return]
-            except (HTTPError, OSError) as error:
-                self.close()  # type: ignore[attr-defined]
-                if is_last or not isinstance(error.__cause__ or error, _LOST):
-                    raise NewConnectionError(self, "") from error  # type: ignore[arg-type]
-
-    def request(self, *args: Any, **options: Any) -> None:
-        self._write: Any = partial(super().request, *args, **options)  # type: ignore[misc]
-        self._sent_at, self.is_answered = time.monotonic(), False
-        if self.sock is None:  # not while it sends: a second try would forget what it has begun
-            self.connect()
-        self.is_reused, self.is_kept = self.is_kept, False
-        self._send_all()
-
-    def _send_all(self) -> None:
-        """Head and body leave together: in one call of the kernel, and one record of TLS."""
-        self.timeout = _SEND_TIMEOUT  # urllib3 would allow it no longer than to connect
-        self._pieces: list[bytes] = []
-        self._write()
-        super().send(b"".join(self._pieces))  # type: ignore[misc]
-        self._pieces.clear()
-
-    def send(self, data: Any) -> None:
-        self._pieces.append(data)
-
-    def getresponse(self) -> Any:
-        """Some servers close a connection after a response without saying so."""
-        try:
-            return super().getresponse()  # type: ignore[misc]
-        except _LOST:
-            soon = time.monotonic() < self._sent_at + _STALE
-            if not self.is_reused or self.is_answered or not soon:
-                raise
-            self.close()  # type: ignore[attr-defined]
-            timeout, self.timeout = self.timeout, CONNECT_TIMEOUT
-            self.connect()
-            self._send_all()
-            self.timeout = timeout
-            return super().getresponse()  # type: ignore[misc]
-        finally:
-            self._write = None  # it holds the body
-
-    def response_class(self, *args: Any, **options: Any) -> _Response:
-        return _Response(self, *args, **options)
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether it may be used again: nothing came after its last response, no end either."""
-        if self.sock is None or not self.is_kept:
-            return False
-        self.sock.settimeout(0)
-        try:
-            self.sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
-            pass
-        return False
-
-
-class _Idle(queue.LifoQueue[Any]):
-    """Connections that wait for a request, without the pool's placeholders for new ones."""
-
-    def _put(self, connection: Any) -> None:
-        if connection is not None:
-            super()._put(connection)
-
-    def _get(self) -> Any:
-        """The one used last. Of those used least, the ones that the provider closed are closed."""
-        while len(self.queue) > 1 and not self.queue[0].is_connected:
-            self.queue.pop(0).close()
-        return super()._get()
-
-
-def _extended(pool: Any, connection: Any) -> Any:
-    connection = type(connection.__name__, (_Connection, connection), {})
-    return type(pool.__name__, (pool,), {"ConnectionCls": connection, "QueueCls": _Idle})
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {
-            "http": _extended(HTTPConnectionPool, HTTPConnection),
-            "https": _extended(HTTPSConnectionPool, HTTPSConnection),
-        }
-        self.pools: dict[str, Any] = {}  # by URL: one for each model
-        self._paths: dict[str, str] = {}
-
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
-        if request.url not in self.pools:
-            pool = super().get_connection_with_tls_context(request, *args, **options)
-            self.pools[request.url] = pool
-        return self.pools[request.url]
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        if request.url not in self._paths:
-            self._paths[request.url] = super().request_url(request, proxies)
-        return self._paths[request.url]
-
-    def build_response(self, request: Any, response: Any) -> requests.Response:
-        """Without what takes time and nobody reads: cookies, encoding, history."""
-        built = requests.Response()
-        built.status_code, built.raw, built.request = response.status, response, request
-        built.headers = response.headers  # in any case, as requests' own
-        return built
-
-    def cert_verify(self, *args: Any, **options: Any) -> None:
-        """The context has the certificates already."""
+    is_untrusted = isinstance(root, ssl.SSLCertVerificationError)
+    fix = "LLAMA_PROVIDER_CA_BUNDLE, or the provider's certificate" if is_untrusted else ""
+    return call.ended or ProviderError(code, seen=type(root).__name__, fix=fix)

@@ -26,7 +26,8 @@ FLOORS = [
     {"proxy.providers.refusals"},
     {"proxy.provider_settings"},
     {"proxy.settings"},
-    {"proxy.upstream", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.connections", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.upstream"},
     {"proxy.providers.answers", "proxy.responses", "proxy.incoming"},
     {"proxy.chat", "proxy.check"},
     {"proxy.routes"},
@@ -37,8 +38,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Each foreign thing is touched in as few rooms as can be.
 KEEPERS = {
-    "requests": {"proxy.upstream"},
-    "urllib3": {"proxy.upstream"},
+    "requests": {"proxy.connections", "proxy.upstream"},
+    "urllib3": {"proxy.connections", "proxy.upstream"},
     "flask": {
         "app",
         "proxy.chat",
@@ -60,7 +61,7 @@ KEEPERS = {
         "proxy.rate_limit",
         "proxy.request_log",
         "proxy.routes",
-        "proxy.upstream",
+        "proxy.connections",
         "proxy.watchdog",
     },
 }

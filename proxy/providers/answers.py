@@ -11,7 +11,9 @@ from proxy.errors import ProviderError, ProxyError
 from proxy.providers import Provider, frames, refusals
 from proxy.providers.refusals import Refusal
 from proxy.strict_json import JSON
-from proxy.upstream import MAX_ANSWER, Reply
+from proxy.upstream import Reply
+
+MAX_ANSWER = 8 * 1024**2  # bytes
 
 
 def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part | Mark]:
