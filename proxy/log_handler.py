@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import select
 from contextlib import suppress
 from typing import Any, TextIO
@@ -19,11 +20,17 @@ class NonBlockingHandler(logging.Handler):
     it kept is written, it logs the count.
 
     The descriptor stays as it is: O_NONBLOCK would also hold for the other processes that share it.
+    A terminal may be writable with too little room for a line, so it is opened anew.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._file = io.FileIO(stream.fileno(), "w", closefd=False)
+        descriptor = stream.fileno()
+        if stream.isatty():
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+            with suppress(OSError):
+                descriptor = os.open(f"/dev/fd/{descriptor}", flags)
+        self._file = io.FileIO(descriptor, "w", closefd=False)
         self._poll = monkey.get_original("select", "poll")()  # gevent's would switch greenlets
         self._poll.register(self._file, select.POLLOUT)
         self._waiting = b""
@@ -68,4 +75,6 @@ class NonBlockingHandler(logging.Handler):
             while self._waiting and self._poll.poll(patience):
                 end = self._waiting.rfind(b"\n", 0, _PIECE) + 1  # other workers write to it too
                 written = self._file.write(self._waiting[: end or _PIECE])
-                self._waiting = self._waiting[written or 0 :]
+                if written is None:  # no room after all
+                    break
+                self._waiting = self._waiting[written:]

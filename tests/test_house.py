@@ -52,7 +52,7 @@ KEEPERS = {
     "gunicorn": {"proxy.worker"},
     "gevent": {"proxy.log_handler", "proxy.watchdog", "proxy.worker"},
     "dotenv": {"proxy.environment"},
-    "os": {"proxy.environment"},
+    "os": {"proxy.environment", "proxy.log_handler"},
     "logging": {"proxy.log_handler", "proxy.request_log"},
     "argparse": {"proxy.__main__"},
     "time": {

@@ -1,8 +1,10 @@
 """A log that nobody reads: lines are dropped and counted, and the proxy goes on serving."""
 
+import io
 import json
 import logging
 import os
+import pty
 import re
 import signal
 import socket
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -63,7 +66,7 @@ class Log:
         return received + self.read()
 
 
-@pytest.fixture(params=["pipe", "socket", "non-blocking pipe"])
+@pytest.fixture(params=["pipe", "socket", "non-blocking pipe", "terminal"])
 def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     """journald gives a socket; Docker, a shell and most supervisors a pipe."""
     if request.param == "socket":
@@ -71,8 +74,10 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
         with ours, theirs, ours.makefile("w") as writer:
             yield Log(writer, theirs.fileno())
         return
-    reading, writing = os.pipe()
-    os.set_blocking(writing, request.param == "pipe")
+    reading, writing = pty.openpty() if request.param == "terminal" else os.pipe()
+    if request.param == "terminal":
+        tty.setraw(writing)  # it would write \r\n for \n
+    os.set_blocking(writing, request.param != "non-blocking pipe")
     with open(reading, "rb", buffering=0), open(writing, "w") as writer:
         yield Log(writer, reading)
 
@@ -165,6 +170,18 @@ def test_in_a_greenlet_what_waits_is_written_without_another_line(log: Log) -> N
     received = gevent.spawn(served).get(timeout=DEADLINE)
     assert received == f"{LINE}\n" * (log.written - 1) + NOTE.format(1)
     assert log.handler._timer is None
+
+
+def test_a_terminal_without_room_for_a_line_is_tried_again(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it is writable, and takes nothing."""
+    with monkeypatch.context() as patch:
+        patch.setattr(log.handler, "_file", io.BytesIO())
+        patch.setattr(log.handler._file, "write", lambda _: None, raising=False)
+        log.write("one")
+    log.write("two")
+    assert log.read() == "one\ntwo\n"
 
 
 def test_a_reader_that_is_gone_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
