@@ -137,10 +137,15 @@ def test_until_the_file_is_fixed_the_answer_is_500(
     assert f".env: line 1 {QUOTE}" in caplog.text
 
 
-def test_cores_are_counted_also_on_systems_without_affinity(
-    monkeypatch: pytest.MonkeyPatch,
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    assert environment.cores() == 3
+
+
+@pytest.mark.parametrize(("count", "cores"), [(7, 7), (None, 1)], ids=["known", "unknown"])
+def test_without_affinity_all_cores_are_counted(
+    monkeypatch: pytest.MonkeyPatch, count: int | None, cores: int
 ) -> None:
-    assert environment.cores() >= 1
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert environment.cores() == 1
+    monkeypatch.setattr("os.cpu_count", lambda: count)
+    assert environment.cores() == cores
