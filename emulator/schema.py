@@ -31,6 +31,7 @@ _KEYWORDS = {
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
 
+_MOST_TURNS = 100
 _FORMATS = {
     "date-time": "2026-01-31T12:00:00Z",
     "date": "2026-01-31",
@@ -46,10 +47,13 @@ _FORMATS = {
 
 
 class _Filler:
-    """Fills the parts of one schema; `path` holds the references that are being followed."""
+    """Fills the parts of one schema.
+
+    `path` holds the references that are being followed; with another `turn` values are others.
+    """
 
     def __init__(self, root: Any, prompt: str) -> None:
-        self.root, self.prompt = root, prompt
+        self.root, self.prompt, self.turn = root, prompt, 0
 
     def fill(self, schema: Any, path: tuple[str, ...]) -> Any:
         schema, path = self._flat(schema, path)
@@ -59,7 +63,7 @@ class _Filler:
         if "const" in schema:
             return schema["const"]
         if schema.get("enum"):
-            return schema["enum"][0]
+            return schema["enum"][self.turn % len(schema["enum"])]
         return getattr(self, f"_{_kind(schema)}")(schema, path)
 
     def _flat(self, schema: Any, path: tuple[str, ...]) -> tuple[Json, tuple[str, ...]]:
@@ -112,31 +116,42 @@ class _Filler:
     def _array(self, schema: Json, path: tuple[str, ...]) -> list[Any]:
         least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         filled = [self.fill(inner, path) for inner in schema.get("prefixItems", [])]
-        while len(filled) < min(max(least, 1), most):
-            try:
-                filled.append(self.fill(schema.get("items", True), path))
-            except UnfillableError:
-                if len(filled) < least:
-                    raise
-                break
+        before = self.turn
+        try:
+            while len(filled) < min(max(least, 1), most):
+                value = self.fill(schema.get("items", True), path)
+                if not schema.get("uniqueItems") or value not in filled:
+                    filled.append(value)
+                elif self.turn - before == _MOST_TURNS:
+                    raise UnfillableError("the items cannot differ")
+                else:
+                    self.turn += 1
+        except UnfillableError:
+            if len(filled) < least:
+                raise
+        finally:
+            self.turn = before
         return filled
 
     def _string(self, schema: Json, _path: tuple[str, ...]) -> str:
         if text := _FORMATS.get(schema.get("format", "")):
             return text
         least, most = schema.get("minLength", 0), schema.get("maxLength")
-        text = (self.prompt or "x").ljust(least, "x")[:most]
+        text = self.prompt if self.turn == 0 else f"{self.turn} {self.prompt}"
+        text = (text or "x").ljust(least, "x")[:most]
         pattern = schema.get("pattern")
-        return text if pattern is None or re.search(pattern, text) else _matching(pattern, least)
+        if pattern is None or re.search(pattern, text):
+            return text
+        return _matching(pattern, least + self.turn)
 
     def _integer(self, schema: Json, _path: tuple[str, ...]) -> int:
-        return int(_number(schema, 1, 1))
+        return int(_number(schema, 1 + self.turn, 1))
 
     def _number(self, schema: Json, _path: tuple[str, ...]) -> float:
-        return _number(schema, 1.5, None)
+        return _number(schema, 1.5 + self.turn, None)
 
     def _boolean(self, _schema: Json, _path: tuple[str, ...]) -> bool:
-        return True
+        return self.turn % 2 == 0
 
     def _null(self, _schema: Json, _path: tuple[str, ...]) -> None:
         return None
@@ -159,7 +174,9 @@ def _merged(schemas: list[Any]) -> Json:
             raise UnfillableError("nothing fits the schema false")
         for name, value in ({} if schema is True else schema).items():
             if name == "properties":
-                value = {**merged.get(name, {}), **value}
+                known = merged.get(name, {})
+                both = {key: {"allOf": [known[key], value[key]]} for key in known.keys() & value}
+                value = {**known, **value, **both}
             if name in ("required", "allOf"):
                 value = [*merged.get(name, []), *value]
             merged[name] = value

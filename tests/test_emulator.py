@@ -312,6 +312,37 @@ SCHEMAS: dict[str, Any] = {
         "required": ["next"],
     },
     "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2},
+    "unique strings": {
+        "type": "array",
+        "items": {"maxLength": 2},
+        "minItems": 4,
+        "uniqueItems": True,
+    },
+    "unique words": {
+        "type": "array",
+        "items": {"enum": ["a", "b", "c"]},
+        "minItems": 3,
+        "uniqueItems": True,
+    },
+    "unique, of each kind": {
+        "type": "object",
+        "properties": {
+            name: {"type": "array", "items": items, "minItems": 2, "uniqueItems": True}
+            for name, items in {
+                "integers": {"type": "integer", "minimum": 5},
+                "numbers": {"type": "number"},
+                "booleans": {"type": "boolean"},
+                "matches": {"type": "string", "pattern": "^[a-z]+$"},
+                "objects": {"properties": {"a": {}}, "required": ["a"]},
+            }.items()
+        },
+    },
+    "one property, limited twice": {
+        "properties": {"kind": {"type": "string"}},
+        "required": ["kind"],
+        "$ref": "#/$defs/A",
+        "$defs": {"A": {"properties": {"kind": {"const": "a"}}}},
+    },
     "map with names": {
         "type": "object",
         "additionalProperties": {"type": "array", "items": {"type": "number"}},
@@ -369,6 +400,7 @@ def test_json_schema_gets_an_instance(emulator: Emulator, schema: Any, form: str
         {"type": "string", "pattern": "a(?!a)a", "maxLength": 1},
         {"type": "array", "items": False, "minItems": 1},
         {"$ref": "#/$defs/Nowhere"},
+        {"type": "array", "items": {"const": 1}, "minItems": 2, "uniqueItems": True},
         {"type": "colour"},
         {"type": "string", "pattern": "("},
     ],
