@@ -93,8 +93,9 @@ def test_a_client_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFixture) 
     assert "client_gone" in caplog.text
 
 
-def test_sigterm_begins_the_drain() -> None:
+def test_sigterm_begins_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds of the grace are kept for saying that an answer was cut."""
+    monkeypatch.setattr(gevent, "spawn_later", later := Mock())
     ending = worker()
     ending.wsgi = Mock(extensions={"proxy": (proxy := Mock())})
     ending.cfg.set("graceful_timeout", 25)
@@ -102,6 +103,7 @@ def test_sigterm_begins_the_drain() -> None:
         ending.handle_exit(15, None)
     assert not ending.alive
     proxy.watchdog.restart_in.assert_called_once_with(23)
+    later.assert_called_once()
 
 
 def test_sigterm_while_the_worker_still_starts() -> None:
