@@ -43,10 +43,10 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 
 
 def _check_server() -> None:
-    """Log an error where gunicorn serves without `gunicorn.conf.py`, which names our worker.
+    """Log an error if gunicorn serves without `gunicorn.conf.py`, which names our worker.
 
-    gunicorn finds that file only where it is started in this folder. The first worker says it for
-    all: the later ones know of others.
+    gunicorn finds that file only if it is started in this folder. The first worker logs it for all;
+    the later ones find others in WORKERS.
     """
     gunicorn = sys.modules.get("gunicorn.arbiter")
     if gunicorn and "proxy.worker" not in sys.modules and not gunicorn.Arbiter.WORKERS:

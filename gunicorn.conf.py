@@ -60,7 +60,7 @@ control_socket_disable = True  # it would lie in the home directory
 
 
 def on_starting(server: Any) -> None:
-    """Keep a signal that comes during a fork: Python drops it there. post_fork() unblocks it."""
+    """Block signals during a fork, where Python drops them; post_fork() unblocks them."""
     environment.in_use = _read
     os.register_at_fork(
         before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS),
@@ -69,7 +69,7 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Let a worker that still starts end at once when it is told to.
+    """Let a worker that is still starting end at once on a signal.
 
     gunicorn sets a worker's signal handlers later. Until then those of the master put the signal
     into a queue that nobody reads, and the master waits the whole grace for the worker.

@@ -125,7 +125,7 @@ class Watchdog:
             self._poll.unregister(descriptor)
 
     def restart_in(self, seconds: float) -> None:
-        """End what is still under way then, and bodies that are still under way before."""
+        """End the calls that are still open then; bodies have LAST_CALL at most."""
         self._restarts_at = time.monotonic() + seconds
         self._bodies_end_at = time.monotonic() + min(seconds, LAST_CALL)
 

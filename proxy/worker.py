@@ -1,6 +1,6 @@
-"""gunicorn's gevent worker, with what HTTP asks beyond it, and its refusals in our JSON.
+"""gunicorn's gevent worker, with what HTTP demands beyond it, and its refusals in our JSON.
 
-gunicorn's own page, and its log line, quote the header that is wrong: perhaps the one with the key.
+gunicorn's own page and log line quote the wrong header, which may be the one with the key.
 """
 
 import socket
@@ -39,7 +39,7 @@ _NOT_HTTP = (400, "The request is not valid HTTP.")
 
 
 class _Request(Request):  # type: ignore[misc]
-    """A request's head. Its exceptions know it, as far as it was read."""
+    """A request's head. A refusal of it carries what was read of it."""
 
     version: tuple[int, int]
 
@@ -80,9 +80,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: what is open then has the grace, less two seconds to say that it was cut.
+        """SIGTERM. What is open two seconds before the end of the grace ends with an error.
 
-        At the end of the grace gunicorn kills, and nothing is said.
+        At the end gunicorn kills the worker, and its clients get no error.
         """
         super().handle_exit(sig, frame)
         app = getattr(self, "wsgi", None)
@@ -92,7 +92,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             gevent.spawn_later(LAST_CALL, self._end_idle)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT or SIGQUIT. Ctrl-C brings both; the second would end in a traceback."""
+        """SIGINT or SIGQUIT. Ctrl-C sends both; the second would log a traceback."""
         if not self._is_quitting:
             self._is_quitting = True
             super().handle_quit(sig, frame)
@@ -103,7 +103,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 client.shutdown(socket.SHUT_RD)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve a connection. In gunicorn's own, `keepalive` bounds the heads of requests, too."""
+        """Serve a connection. gunicorn's own method gives heads of requests `keepalive` too."""
         unreader = SocketUnreader(client)
         client.setblocking(True)
         try:
@@ -130,16 +130,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._idle.discard(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """One request has one answer: where its body breaks off, the connection ends with it.
+        """Read the body to its end after the answer. A body that breaks off ends the connection.
 
-        gunicorn reads what the application left unread while it looks for the next request, and
-        would answer a fault in it as that of another. A connection that is closed on unread bytes
-        is reset, and its client may not see the answer (RFC 9112, 9.6).
+        What follows such a body is not a request. A connection that is closed with bytes unread is
+        reset, and its client may not see the answer (RFC 9112, 9.6).
         """
         is_kept = True
         try:
             super().handle_request(listener_name, req, sock, addr)
-        except StopIteration:  # gunicorn's word for closing the connection
+        except StopIteration:  # gunicorn closes the connection
             is_kept = False
         with suppress(Exception), gevent.Timeout(_PATIENCE, False):
             while req.body.read(_PIECE):
@@ -149,7 +148,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         raise StopIteration
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer in our form; the log has the exception's type, and none of the caller's text."""
+        """Answer in our form. The log has the exception's type and none of the caller's text."""
         status = 500
         failure: ProxyError = OperatorError.internal()
         if isinstance(exc, errors.ParseException):
