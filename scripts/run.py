@@ -82,8 +82,9 @@ def main() -> int:
     if wrong := _wrong_port(port):
         print(wrong)
         return 1
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        signal.signal(ending, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))  # the terminal was closed
     try:
         with _provider(env, offline=not unreadable and _is_offline(env)) as settings:
             key, keys = _key_for_this_run(env)

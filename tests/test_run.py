@@ -166,6 +166,15 @@ def test_it_ends_and_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) 
         assert "Traceback" not in server.log
 
 
+def test_under_nohup_a_closed_terminal_does_not_end_it(tmp_path: Path) -> None:
+    port = serving.free_port()
+    env = {**BLANK, "HOME": "/home/somebody", "PORT": str(port)}
+    with serving.started(["nohup", *COMMAND], port, env, tmp_path / "log") as server:
+        os.killpg(server.process.pid, signal.SIGHUP)
+        serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
+        assert "brave knight" in paste(printed_curl(server.log)).stdout
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 0.9])
 def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
     """At any moment of the start: quickly, without a traceback, and with nothing left behind."""
