@@ -15,6 +15,7 @@ from recorded import SAMPLES
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import KEY, MODEL, Server
+from test_provider_cases import BASE_URL, FOLDER, ROWS, provider
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -197,6 +198,27 @@ def test_each_answer_to_a_sample_is_documented(
     stream = sample.endswith(".sse")
     response = client.post("/", headers=BEARER, **asking(f"[[sample={sample}]]", stream=stream))
     assert response.status_code in {200, 400, 502}
+    check(response, response.status_code)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_answer_to_a_report_is_documented(row: str) -> None:
+    """Whatever other providers sent: custom tool calls, refusals, counters, errors."""
+    case, mode = ROWS[row]
+    base_url = BASE_URL + ("/v1" if case["provider"] == "openai" else "")
+    env = serving.settings("", case["provider"], LLAMA_PROVIDER_BASE_URL=base_url)
+    body = (FOLDER / case[mode]["file"]).read_bytes()
+    with provider(case, mode, body, size=4096, reset=False):
+        asked = asking(stream=mode == "stream")
+        response = create_app(env).test_client().post("/", headers=BEARER, **asked)
+        check(response, response.status_code)
+
+
+@pytest.mark.parametrize("said", ["Hi", "[[status=429,code=3040]]"])
+def test_an_answer_with_fallback_models_is_documented(env: dict[str, str], said: str) -> None:
+    client = create_app(env | {"LLAMA_PROVIDER_MODELS": f"chat={MODEL}|@cf/other/model"})
+    response = client.test_client().post("/", headers=BEARER, **asking(said))
+    assert "X-Provider-Model" in response.headers
     check(response, response.status_code)
 
 
