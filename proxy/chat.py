@@ -95,7 +95,7 @@ def _ask(
             if error.code not in _FALLBACK_AFTER:
                 raise
             errors.append(error)
-    raise next(filter(ProviderError.retry_helps, errors), errors[-1])
+    raise next((error for error in errors if error.retry_helps), errors[-1])
 
 
 def _begun(parts: _Parts) -> _Parts:

@@ -135,7 +135,7 @@ class Bodies:
                 if size > self._limit:
                     raise self._too_large()
                 if self._bytes > max(_MOST_AT_A_TIME, self._limit):
-                    raise CallerError.too_many_bodies()
+                    raise CallerError("rate_limited", _TOO_MANY_BODIES, retry_after=1)
             if length is not None and size < length:
                 g.entry.client_gone()  # or closed its sending side, and may still read this
                 message = f"The body ended after {size} of the {length} bytes that it announced."
@@ -162,5 +162,6 @@ def _piece(call: Call) -> bytes:
         raise call.ended or unread from None
 
 
+_TOO_MANY_BODIES = "This proxy is receiving too many large bodies; try again in 1 second."
 _MOST_AT_A_TIME = 64 * 1024**2  # bytes; parsed and encoded again, a body takes three times that
 _PIECE = 256 * 1024  # bytes

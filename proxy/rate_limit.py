@@ -45,4 +45,6 @@ class Counter:
             message = "RATE_LIMIT_STORAGE: cannot be used (%s); no limit for %g seconds"
             logger.warning(message, type(error).__name__, PAUSE)
             return
-        raise CallerError.rate_limited(max(1, ceil(reset_time - time.time())))
+        wait = max(1, ceil(reset_time - time.time()))
+        message = f"This key is over its rate limit; try again in {wait} seconds."
+        raise CallerError("rate_limited", message, retry_after=wait)

@@ -55,10 +55,10 @@ def _events(chat: ChatRequest, chunks: Iterable[Chunk], entry: Entry) -> Iterato
     yield b"".join(ready)
 
 
-def error(raised: Exception, entry: Entry) -> Response:
-    """Any error, expected or not."""
+def error(raised: Exception, entry: Entry, *, status: int | None = None) -> Response:
+    """Any error, expected or not. `status`: if it is not the error's own."""
     failure = _logged_error(raised, entry, REFUSED)
-    return json(failure.to_json(entry.request_id), failure.status, failure.headers)
+    return json(failure.to_json(entry.request_id), status or failure.status, failure.headers)
 
 
 def _logged_error(raised: Exception, entry: Entry, ended: str) -> ProxyError:
@@ -66,19 +66,11 @@ def _logged_error(raised: Exception, entry: Entry, ended: str) -> ProxyError:
     if isinstance(raised, ClientGone):
         entry.client_gone()
         return CallerError("invalid_http", "The client disconnected.")  # nobody reads it
-    failure = raised if isinstance(raised, ProxyError) else _unexpected(raised)
-    entry.failed(failure, ended)
-    return failure
-
-
-def _unexpected(raised: Exception) -> ProxyError:
-    """A fault of this proxy. The error's text may hold a secret; its type and place do not."""
-    failure = OperatorError.internal()
-    failure.notes = {
-        "raised": type(raised).__name__,
-        "traceback": "".join(traceback.format_tb(raised.__traceback__)),
-    }
-    return failure
+    if not isinstance(raised, ProxyError):  # its text may hold a secret; its type and place do not
+        place = "".join(traceback.format_tb(raised.__traceback__))
+        raised = OperatorError("internal_error", raised=type(raised).__name__, traceback=place)
+    entry.failed(raised, ended)
+    return raised
 
 
 def logged(response: Response, entry: Entry, finish: Callable[[], None]) -> Response:

@@ -48,19 +48,22 @@ def guard() -> None:
     proxy = Proxy.current()
     config = proxy.config
     if not config.keys:
-        raise OperatorError.misconfigured(*_variables(config, "WORKER_ACCESS_KEY"))
+        raise _misconfigured(config, "WORKER_ACCESS_KEY")
     g.entry.key = config.keys.owner(request.headers.get("Authorization", ""))
     if g.entry.key is None:
-        raise CallerError.no_key()
+        raise CallerError("invalid_api_key")
     if proxy.count and request.method == "POST":
         proxy.count(g.entry.key)
     if config.problems:
-        raise OperatorError.misconfigured(*_variables(config))
+        raise _misconfigured(config)
 
 
-def _variables(config: Settings, prefix: str = "") -> list[str]:
+def _misconfigured(config: Settings, prefix: str = "") -> OperatorError:
+    """Names the settings that are missing or wrong, to callers who have shown a key."""
     variables = {problem.variable for problem in config.problems}
-    return sorted(variable for variable in variables if variable.startswith(prefix))
+    fix = ", ".join(sorted(name for name in variables if name.startswith(prefix)))
+    message = f"This proxy is misconfigured; its operator must fix {fix}."
+    return OperatorError("proxy_misconfigured", message, fix=fix)
 
 
 def models(id: str | None = None) -> Response:
@@ -95,7 +98,8 @@ def readyz() -> Response:
     """
     proxy = Proxy.current()
     if proxy.config.problems:
-        raise OperatorError.not_ready()
+        message = "This proxy is misconfigured; see its log, or run `python -m proxy check`."
+        return responses.error(OperatorError("proxy_misconfigured", message), g.entry, status=503)
     last = None
     if proxy.last_outcome:
         outcome, ended = proxy.last_outcome
@@ -148,8 +152,10 @@ def not_found(_error: Exception) -> Response:
 
 @blueprint.app_errorhandler(405)
 def method_not_allowed(error: MethodNotAllowed) -> Response:
-    allowed = ", ".join(sorted(error.valid_methods or ()))
-    return responses.error(CallerError.method(allowed), g.entry)
+    allowed = sorted(error.valid_methods or ())
+    message = f"Only {' or '.join(allowed)} is allowed here."
+    headers = {"Allow": ", ".join(allowed)}  # required by RFC 9110, 15.5.6
+    return responses.error(CallerError("method_not_allowed", message, headers=headers), g.entry)
 
 
 @blueprint.app_errorhandler(HTTPException)

@@ -28,11 +28,7 @@ _BODY_LATE = partial(CallerError, "invalid_json", "The body did not come to its 
 _PROVIDER_LATE = partial(ProviderError, "provider_timeout", seen="our deadline")
 
 
-def _restarting(*, may_retry: bool) -> OperatorError:
-    error = OperatorError("internal_error", "This proxy is being restarted.")
-    if may_retry:  # the provider was not asked, so that nothing is billed twice
-        error.headers["X-Should-Retry"] = "true"
-    return error
+_RESTARTING = partial(OperatorError, "internal_error", "This proxy is being restarted.")
 
 
 class Timeouts(NamedTuple):
@@ -88,7 +84,7 @@ class Call:
         elif self._late is ClientGone or now < min(self._total_ends, restarts_at):
             return
         else:
-            restarting = partial(_restarting, may_retry=not self.has_begun)
+            restarting = partial(_RESTARTING, retry=not self.has_begun)
             reason = _PROVIDER_LATE if now >= self._total_ends else restarting
         self.ended = self.ended or reason()
         # An OSError is what libraries clean up after: after any other, gevent leaves the

@@ -150,11 +150,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in our form. The log has the exception's type and none of the caller's text."""
         status = 500
-        failure: ProxyError = OperatorError.internal()
+        raised = type(exc).__name__
+        failure: ProxyError = OperatorError("internal_error", raised=raised)
         if isinstance(exc, errors.ParseException):
             status, message = _REFUSALS.get(type(exc), _NOT_HTTP)
-            failure = CallerError("invalid_http", message.format(self.cfg))
-        failure.notes = {"raised": type(exc).__name__}
+            failure = CallerError("invalid_http", message.format(self.cfg), raised=raised)
         address = client_address(addr[0] if addr else "")
         entry = Entry(request_id := uuid.uuid4().hex, client=address)
         entry.failed(failure)

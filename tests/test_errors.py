@@ -2,31 +2,32 @@
 
 import pytest
 
-from proxy.errors import CallerError, OperatorError, ProviderError
+from proxy.errors import CallerError, OperatorError, ProviderError, ProxyError
 
 INVALID, AUTH = "invalid_request_error", "authentication_error"
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "type"),
+    ("code", "status", "type", "headers"),
     [
-        ("invalid_json", 400, INVALID),
-        ("invalid_messages", 400, INVALID),
-        ("invalid_parameter", 400, INVALID),
-        ("model_not_allowed", 400, INVALID),
-        ("context_length_exceeded", 400, INVALID),
-        ("provider_rejected_input", 400, INVALID),
-        ("invalid_api_key", 401, AUTH),
-        ("not_found", 404, INVALID),
-        ("method_not_allowed", 405, INVALID),
-        ("request_too_large", 413, INVALID),
-        ("rate_limited", 429, "rate_limit_error"),
+        ("invalid_json", 400, INVALID, {}),
+        ("invalid_messages", 400, INVALID, {}),
+        ("invalid_parameter", 400, INVALID, {}),
+        ("model_not_allowed", 400, INVALID, {}),
+        ("context_length_exceeded", 400, INVALID, {}),
+        ("provider_rejected_input", 400, INVALID, {}),
+        ("invalid_api_key", 401, AUTH, {"WWW-Authenticate": "Bearer"}),
+        ("not_found", 404, INVALID, {}),
+        ("method_not_allowed", 405, INVALID, {}),
+        ("request_too_large", 413, INVALID, {}),
+        ("rate_limited", 429, "rate_limit_error", {"X-Should-Retry": "true"}),
+        ("proxy_misconfigured", 500, "proxy_error", {"X-Should-Retry": "false"}),
+        ("internal_error", 500, "proxy_error", {"X-Should-Retry": "false"}),
     ],
 )
-def test_the_callers_faults(code: str, status: int, type: str) -> None:
-    """The code decides the status."""
-    error = CallerError(code, "Wrong.", param="messages")
-    assert (error.status, error.type, error.headers) == (status, type, {})
+def test_the_code_decides(code: str, status: int, type: str, headers: dict[str, str]) -> None:
+    error = ProxyError(code, "Wrong.", param="messages")
+    assert (error.status, error.type, error.headers) == (status, type, headers)
     assert error.to_json("r-1") == {
         "error": {
             "message": "Wrong. Request id: r-1",
@@ -37,43 +38,16 @@ def test_the_callers_faults(code: str, status: int, type: str) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "headers"),
-    [
-        (CallerError.no_key(), "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
-        (CallerError.method("GET, HEAD"), "method_not_allowed", {"Allow": "GET, HEAD"}),
-        (
-            CallerError.rate_limited(9),
-            "rate_limited",
-            {"X-Should-Retry": "true", "Retry-After": "9"},
-        ),
-        (
-            CallerError.rate_limited(61),
-            "rate_limited",
-            {"X-Should-Retry": "false", "Retry-After": "61"},
-        ),
-    ],
-    ids=["401", "405", "429", "429, later"],
-)
-def test_what_belongs_beside_a_status(
-    error: CallerError, code: str, headers: dict[str, str]
-) -> None:
-    """What HTTP demands, and what the SDKs obey."""
-    assert (error.code, error.headers) == (code, headers)
+@pytest.mark.parametrize(("wait", "retry"), [(9, "true"), (61, "false")])
+def test_a_rate_limit_says_when_to_come_again(wait: int, retry: str) -> None:
+    error = CallerError("rate_limited", "Slow down.", retry_after=wait)
+    assert error.headers == {"X-Should-Retry": retry, "Retry-After": str(wait)}
 
 
-def test_the_operators_faults() -> None:
-    """A 500 names the variables to mend; a retry does not help."""
-    error = OperatorError.misconfigured("WORKER_ACCESS_KEY", "LLAMA_PROVIDER_MODELS")
-    assert (error.status, error.type, error.code) == (500, "proxy_error", "proxy_misconfigured")
-    assert "WORKER_ACCESS_KEY, LLAMA_PROVIDER_MODELS" in error.message
-    assert error.headers == {"X-Should-Retry": "false"}
-
-
-def test_what_was_not_foreseen() -> None:
-    error = OperatorError.internal()
-    assert (error.status, error.type, error.code) == (500, "proxy_error", "internal_error")
-    assert error.headers == {"X-Should-Retry": "false"}
+def test_notes_are_for_the_log_only() -> None:
+    error = OperatorError("internal_error", raised="KeyError", traceback="")
+    assert error.notes == {"raised": "KeyError"}
+    assert "KeyError" not in str(error.to_json("r-1"))
 
 
 RETRY, NO_RETRY = {"X-Should-Retry": "true"}, {"X-Should-Retry": "false"}
@@ -135,5 +109,5 @@ def test_the_log_names_what_the_operator_must_fix(code: str, variable: str) -> N
 
 def test_errors_share_no_headers() -> None:
     """Adding a header to one answer must not add it to the next."""
-    CallerError("not_found", "Nothing here.").headers["X"] = "1"
-    assert "X" not in CallerError("not_found", "Nothing here.").headers
+    CallerError("invalid_api_key").headers["X"] = "1"
+    assert "X" not in CallerError("invalid_api_key").headers

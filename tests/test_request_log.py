@@ -124,7 +124,7 @@ ENDS = {
     "late": (LATE, False, "timeout", "provider_timeout", "error"),
     "late in a stream": (LATE, True, "timeout", "provider_timeout", "error"),
     "cut": (FAILED, True, "cut", "provider_failed", "error"),
-    "broke": (OperatorError.internal(), False, "refused", "internal_error", "error"),
+    "broke": (OperatorError("internal_error"), False, "refused", "internal_error", "error"),
     "gone": (None, False, "client_gone", None, "info"),
     "gone from a stream": (None, True, "client_gone", None, "info"),
 }  # fmt: skip
