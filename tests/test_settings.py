@@ -189,7 +189,7 @@ BAD_NAMED_KEYS = [
 ]
 BAD_URLS = [
     "api.host-7.org/v1", "ftp://host-7.org/v1", "file:///etc/passwd-7", "https://",
-    "https:///v1-7", "https://user:pass@host-7.org/v1", "https://token@host-7.org/v1",
+    "https:///v1-7", "https://:8080/v1-7", "https://user:pass@host-7.org/v1", "https://token@host-7.org/v1",
     "https://host-7.org/v1?key=1", "https://host-7.org/v1#part", "https://host-7.org:0/v1",
     "https://host-7.org:70000/v1", "https://host-7.org:port/v1", "https://[::1/v1-7",
     "https://host 7.org/v1", "https://höst-7.org/v1", "https://host-7.org\\@evil/v1",
@@ -328,6 +328,8 @@ def test_a_bad_value_is_one_line_without_the_value(
     assert str(settings.problems[0]).isprintable()
     if variable == "WORKER_ACCESS_KEYS":
         assert owner(settings, KEY) == (None if base == "no master" else "master")
+    if variable == "WORKER_ACCESS_KEY":
+        assert not settings.keys
     if variable.startswith("RATE_LIMIT"):
         assert settings.rate_limit is None
 
@@ -344,7 +346,7 @@ WITHDRAWN = "Cloudflare withdrew {} on 2026-05-30; choose another"
 # fmt: off
 WARNINGS = {
     ("workers-ai", "WORKER_ACCESS_KEY", WEAK): [
-        "tooshort", "your-access-key-goes-here", "ChangeMeChangeMeChangeMe",
+        "7Qm4xV9cT2hLw8Z", "tooshort", "your-access-key-goes-here", "ChangeMeChangeMeChangeMe",
     ],
     ("workers-ai", "WORKER_ACCESS_KEY", PREFIXED): [
         "Bearer 7Qm4xV9cT2hLw8Z", "authorization: 7Qm4xV9cT2hLw8", "API_KEY=7Qm4xV9cT2hLw8",
@@ -400,7 +402,7 @@ NO_MISTAKES = {
     ("workers-ai", "WORKER_ACCESS_KEY"): [
         "a b  c-0123456789ab", "$HOME-${HOME}-0123456", "a=b,c:d;e\"'\\-0123456",
         "~!@#%^&*()_+-=[]{}", "bearer-of-good-news-7Q", "\"it's-7Qm4xV9cT2hLw8",
-        "note: 7Qm4xV9cT2hLw8", "mykey=7Qm4xV9cT2hLw8",
+        "note: 7Qm4xV9cT2hLw8", "mykey=7Qm4xV9cT2hLw8", "7Qm4xV9cT2hLw8Z1",
     ],
     ("workers-ai", "LLAMA_PROVIDER_API_KEY"): ["bearer_7Qm4xV9cT2hLw8", "QmKEY7Qm4xV9cT2hLw8=="],
     ("workers-ai", "CLOUDFLARE_ACCOUNT_ID"): ["0123456789abcdef" * 2],
