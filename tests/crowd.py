@@ -330,6 +330,17 @@ def answering(*sent: bytes, tls: ssl.SSLContext | None = None) -> Provider:
     return provider
 
 
+@contextmanager
+def full_listener() -> Iterator[int]:
+    """The port of a listener whose queue is full: the kernel drops what knocks."""
+    with socket.create_server((HOST, 0), backlog=0) as listener, ExitStack() as stack:
+        for _ in range(4):
+            knocking = stack.enter_context(socket.socket())
+            knocking.setblocking(False)
+            knocking.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
 class Wire(Provider):
     """A provider that sends the bytes of the play whose name is in the request."""
 

@@ -1,18 +1,28 @@
 """Deadlines hold, whatever the provider does: at most a second late, and one POST each."""
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack
 from itertools import count
 from typing import NamedTuple
 
 import pytest
 import serving
 from conftest import Serve
-from crowd import SLACK, Play, Wire, answer_to, dripped, outcome, post, reset
+from crowd import (
+    SLACK,
+    Play,
+    Provider,
+    Wire,
+    answer_to,
+    dripped,
+    full_listener,
+    outcome,
+    post,
+    reset,
+)
 from serving import HOST, Server
 
 from emulator import Emulator
@@ -166,49 +176,23 @@ def test_the_callers_own_timeout_less_a_tenth_is_kept(
 # --- no connection ----------------------------------------------------------------------------
 
 
-def test_a_refused_connection_is_told_at_once(serve: Serve) -> None:
-    nobody = f"http://{HOST}:{serving.free_port()}"
-    with serve(serving.settings(nobody)) as server:
-        started = time.monotonic()
-        answer = answer_to(server, post("Hi"))
-        assert outcome(answer) == "provider_unreachable"
-        assert time.monotonic() - started < 1 + SLACK
-
-
 def test_a_connection_that_never_comes_is_given_up_after_three_seconds(serve: Serve) -> None:
-    """A listener whose queue is full: the kernel drops what knocks."""
-    with socket.create_server((HOST, 0), backlog=0) as listener, ExitStack() as stack:
-        port = listener.getsockname()[1]
-        for _ in range(4):
-            knocking = stack.enter_context(closing(socket.socket()))
-            knocking.setblocking(False)
-            knocking.connect_ex((HOST, port))
-        with serve(serving.settings(f"http://{HOST}:{port}")) as server:
-            started = time.monotonic()
-            assert outcome(answer_to(server, post("Hi"))) == "provider_unreachable"
-            seconds = time.monotonic() - started
+    with full_listener() as port, serve(serving.settings(f"http://{HOST}:{port}")) as server:
+        started = time.monotonic()
+        assert outcome(answer_to(server, post("Hi"))) == "provider_unreachable"
+        seconds = time.monotonic() - started
     print(f"given up after {seconds:.2f} s")
     assert 2.9 < seconds < 3 + SLACK
 
 
 def test_a_connection_that_is_reset_while_connecting_is_tried_twice(serve: Serve) -> None:
     """In the TLS handshake: nothing of the request was sent. No third time."""
-    accepted = []
-    with socket.create_server((HOST, 0)) as listener:
 
-        def reset_all() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    accepted.append(connection)
-                    connection.recv(1)
-                    reset(connection)
+    def talk(connection: socket.socket) -> None:
+        connection.recv(1)
+        reset(connection)
 
-        thread = threading.Thread(target=reset_all, daemon=True)
-        thread.start()
-        url = f"https://{HOST}:{listener.getsockname()[1]}"
-        with serve(serving.settings(url)) as server:
+    with Provider(talk) as provider:
+        with serve(serving.settings(provider.url.replace("http:", "https:"))) as server:
             assert outcome(answer_to(server, post("Hi"))) == "provider_unreachable"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    assert len(accepted) == 2
+        assert len(provider.connections) == 2

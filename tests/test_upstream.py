@@ -17,7 +17,7 @@ import serving
 import trustme
 import urllib3
 import urllib3.util.connection
-from crowd import Provider, answering, received, reset
+from crowd import Provider, answering, full_listener, received, reset
 from serving import DEADLINE, HOST, PROVIDER_KEY, wait_until
 
 from emulator import Emulator
@@ -261,12 +261,8 @@ def test_a_name_that_does_not_exist() -> None:
 
 def test_a_connection_that_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
-    with socket.socket() as full:
-        full.bind((HOST, 0))
-        full.listen(0)
-        with closing(socket.create_connection(full.getsockname())):
-            url = f"http://{HOST}:{full.getsockname()[1]}/x"
-            assert told(failure(post(url))) == UNREACHABLE
+    with full_listener() as port:
+        assert told(failure(post(f"http://{HOST}:{port}/x"))) == UNREACHABLE
 
 
 def test_a_refused_connection_is_tried_once_more(
