@@ -64,6 +64,7 @@ class NonBlockingHandler(logging.Handler):
     def close(self) -> None:
         """At exit, give the reader up to a second for each piece."""
         self._write(patience=1000)
+        self.flush()
         super().close()
 
     def _line(self, record: logging.LogRecord) -> bytes:
