@@ -17,6 +17,8 @@ import serving
 from serving import ACCOUNT, BLANK, DEADLINE, HOST, KEY, PROVIDER_KEY, Server
 
 from emulator import Emulator
+from proxy.settings import Settings
+from scripts.run import _key_for_this_run
 
 COMMAND = [sys.executable, "-m", "scripts.run"]
 
@@ -135,17 +137,8 @@ def test_it_says_that_its_key_ends_with_the_run(offline: Server) -> None:
     assert "WORKER_ACCESS_KEY in .env" in offline.log
 
 
-def test_the_key_is_made_for_each_run(offline: Server, tmp_path: Path) -> None:
-    with run(tmp_path / "log") as another:
-        keys = {
-            found[1]
-            for found in (
-                re.search('Authorization: Bearer ([^"]+)', server.log)
-                for server in (offline, another)
-            )
-            if found
-        }
-    assert len(keys) == 2
+def test_the_key_is_made_for_each_run() -> None:
+    assert _key_for_this_run({})[0] != _key_for_this_run({})[0]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -242,14 +235,23 @@ OWN_KEYS = {
     "digest": {"WORKER_ACCESS_KEYS": f"alice:sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"},
     "name taken": {"WORKER_ACCESS_KEYS": f"make-run:{KEY}, make-run_:{KEY[::-1]},"},
     "both": {"WORKER_ACCESS_KEY": KEY, "WORKER_ACCESS_KEYS": f" bob:{KEY[::-1]} "},
+    "none": {},
 }
 
 
-@pytest.mark.parametrize("keys", OWN_KEYS.values(), ids=OWN_KEYS)
-def test_with_an_own_key_all_that_it_prints_works_and_the_key_is_not_shown(
-    keys: dict[str, str], tmp_path: Path
-) -> None:
-    with run(tmp_path / "log", **keys) as server:
+@pytest.mark.parametrize("own", OWN_KEYS.values(), ids=OWN_KEYS)
+def test_the_key_of_the_run_is_valid_beside_the_own_keys(own: dict[str, str]) -> None:
+    env = {**serving.settings("http://127.0.0.1:9"), "WORKER_ACCESS_KEY": "", **own}
+    key, keys = _key_for_this_run(env)
+    settings = Settings({**env, "WORKER_ACCESS_KEYS": keys})
+    assert not settings.problems
+    assert (settings.keys.owner(f"Bearer {key}") or "").startswith("make-run")
+    assert bool(settings.keys.owner(f"Bearer {KEY}")) == bool(own)
+    assert key not in keys
+
+
+def test_with_an_own_key_all_that_it_prints_works_and_the_key_is_not_shown(tmp_path: Path) -> None:
+    with run(tmp_path / "log", **OWN_KEYS["both"]) as server:
         log = server.log
         assert "brave knight" in paste(printed_curl(log)).stdout
         assert "brave knight" in python(printed_python(log)).stdout
@@ -267,11 +269,7 @@ def copied_project(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("shell", ["bash", "dash"])
-def test_the_key_may_be_in_the_file(shell: str, tmp_path: Path) -> None:
-    """And in the other terminal nothing is set that would win over the file afterwards."""
-    if not shutil.which(shell):
-        pytest.skip(f"{shell} is not installed")
+def test_the_key_may_be_in_the_file(tmp_path: Path) -> None:
     (folder := tmp_path / "a folder's name").mkdir()
     (copied_project(folder) / ".env").write_text(f"WORKER_ACCESS_KEY={KEY}\n")
     port = serving.free_port()
@@ -279,7 +277,8 @@ def test_the_key_may_be_in_the_file(shell: str, tmp_path: Path) -> None:
     with serving.started(COMMAND, port, env, tmp_path / "log", folder) as server:
         serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
         script = f"{printed_export(server.log)}\n{printed_curl(server.log)}"
-        assert "brave knight" in paste(script, tmp_path, shell).stdout
+        for shell in filter(shutil.which, ("bash", "dash", "zsh")):
+            assert "brave knight" in paste(script, tmp_path, shell).stdout
         assert KEY not in server.log
 
 
