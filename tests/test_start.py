@@ -32,7 +32,6 @@ def errors_of(server: Server) -> list[str]:
         (["--chdir", "{folder}"], False),
         (["--chdir", "{folder}", "-c", "{other}"], False),
         (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py", "-k", "sync"], False),
-        (["--chdir", "{folder}", "-c", "{folder}/gunicorn.conf.py", "-k", "gevent"], False),
         (["--chdir", "{folder}", "--preload"], False),
         (["--chdir", "{folder}", "--workers", "3"], False),
         (["-c", "{folder}/gunicorn.conf.py"], True),
