@@ -11,9 +11,10 @@ from flask import Response, current_app, g
 
 from proxy import incoming, responses
 from proxy.chat_request import ChatRequest
-from proxy.completion import Mark, Part, chunks, completion
+from proxy.completion import chunks, completion
 from proxy.errors import ProviderError
 from proxy.incoming import Bodies
+from proxy.part import Mark, Part
 from proxy.providers import Provider, answers
 from proxy.settings import Settings
 from proxy.upstream import Upstream

@@ -1,70 +1,19 @@
 """The response in OpenAI's form: a ChatCompletion, or the chunks of a stream.
 
 https://platform.openai.com/docs/api-reference/chat/object and /chat/streaming. Every provider is
-read into `Part`s, and every response is built from them here, so clients can rely on its form.
+read into parts, and every response is built from them here, so clients can rely on its form.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProviderError
+from proxy.part import FAILED, Mark, Part
 from proxy.strict_json import JSON
-from proxy.tool_calls import Piece, ToolCalls
+from proxy.tool_calls import ToolCalls
 from proxy.usage import AnswerUsage
-
-
-class Mark(Enum):
-    """What a stream has between its parts."""
-
-    PAUSE = "all that has arrived so far was read"
-    DONE = "[DONE]"
-
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-FAILED = "error"  # a finish_reason by which the provider reports that it failed
-
-
-class Part(NamedTuple):  # one for each token, so of the kind that costs least
-    """What a whole answer, or one event of a stream, adds. None: it does not have that."""
-
-    content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: tuple[Piece, ...] = ()
-    finish_reason: str | None = None  # one of OpenAI's, or FAILED
-    usage: JSON | None = None
-    logprobs: JSON | None = None
-    extra: Mapping[str, Any] = _NOTHING  # other keys of the message, relayed
-    fields: Mapping[str, Any] = _NOTHING  # other keys beside `choices`, relayed
-    has_choices: bool = True  # it came in OpenAI's form, not in the provider's own
-    is_message: bool = False  # the whole message, not a piece of it
-
-    @property
-    def has_output(self) -> bool:
-        """An empty string is output of the model."""
-        if self.content is not None or self.reasoning or self.refusal or self.extra:
-            return True
-        return any(piece.name or piece.begins_other for piece in self.tool_calls)
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it has a piece of the content and nothing else, like most events."""
-        return bool(self.content) and not (
-            self.finish_reason
-            or self.tool_calls
-            or self.usage
-            or self.reasoning
-            or self.refusal
-            or self.logprobs
-            or self.extra
-            or self.fields
-            or self.is_message
-        )
-
 
 Chunk = JSON | str | Mark  # as `chunks` yields them
 

@@ -10,6 +10,7 @@ from typing import Any
 from proxy import completion, usage
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProxyError
+from proxy.part import Mark
 from proxy.providers import Provider, UpstreamRequest, answers, refusals
 from proxy.providers.refusals import Refusal
 
@@ -111,7 +112,7 @@ def as_json(asked: ChatRequest, chunks: Iterable[completion.Chunk]) -> Iterator[
     for chunk in chunks:
         if isinstance(chunk, str):
             yield json.loads(before + json.dumps(chunk).encode() + after)
-        elif chunk is not completion.Mark.PAUSE:
+        elif chunk is not Mark.PAUSE:
             assert isinstance(chunk, dict)
             yield chunk
 

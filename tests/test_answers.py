@@ -8,8 +8,8 @@ import pytest
 from recorded import chat
 
 from proxy import sse
-from proxy.completion import Mark, Part
 from proxy.errors import CallerError, ProviderError
+from proxy.part import Mark, Part
 from proxy.providers import answers
 from proxy.providers.openai_compatible import OpenAICompatible
 

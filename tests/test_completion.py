@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from recorded import Told, as_json, chat
 
-from proxy.completion import FAILED, Mark, Part, around_text, chunks, completion
+from proxy.completion import around_text, chunks, completion
 from proxy.errors import ProviderError
+from proxy.part import FAILED, Mark, Part
 from proxy.tool_calls import Piece
 from proxy.usage import AnswerUsage
 

@@ -6,8 +6,8 @@ from itertools import chain
 
 from proxy import sse, strict_json
 from proxy.chat_request import ChatRequest
-from proxy.completion import Mark, Part
 from proxy.errors import ProviderError, ProxyError
+from proxy.part import Mark, Part
 from proxy.providers import Provider, frames, refusals
 from proxy.providers.refusals import Refusal
 from proxy.strict_json import JSON
