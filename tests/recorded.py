@@ -12,7 +12,7 @@ from proxy.chat_request import ChatRequest
 from proxy.errors import ProxyError
 from proxy.part import Mark
 from proxy.providers import Provider, UpstreamRequest, answers, refusals
-from proxy.providers.refusals import Refusal
+from proxy.providers.envelopes import Refusal
 
 CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then

@@ -23,6 +23,7 @@ FLOORS = [
     {"proxy.providers"},
     {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},
     {"proxy.providers.facts", "proxy.providers.frames"},
+    {"proxy.providers.envelopes"},
     {"proxy.providers.refusals"},
     {"proxy.provider_settings"},
     {"proxy.settings"},

@@ -20,8 +20,8 @@ from recorded import (
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProviderError, ProxyError
+from proxy.providers.envelopes import Refusal
 from proxy.providers.openai_compatible import OpenAICompatible
-from proxy.providers.refusals import Refusal
 
 quick = settings(max_examples=80, derandomize=True, deadline=None, database=None)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from recorded import CREATED, told_of
 
 from proxy.errors import ProxyError
-from proxy.providers import facts, refusals
-from proxy.providers.refusals import Refusal
+from proxy.providers import envelopes, facts, refusals
+from proxy.providers.envelopes import Refusal
 
 quick = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
@@ -167,7 +167,7 @@ def test_a_wait_is_passed_on_in_seconds(headers: dict[str, str], wait: str | Non
     ],
 )
 def test_an_error_frame_is_seen(frame: dict[str, Any], is_error: bool) -> None:
-    assert refusals.in_frame(frame) is is_error
+    assert envelopes.is_error(frame) is is_error
 
 
 @pytest.mark.parametrize(

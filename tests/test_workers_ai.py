@@ -23,7 +23,7 @@ from recorded import (
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProviderError, ProxyError
-from proxy.providers.refusals import Refusal
+from proxy.providers.envelopes import Refusal
 from proxy.providers.workers_ai import WorkersAI
 from proxy.sse import events
 

@@ -8,8 +8,8 @@ from proxy import sse, strict_json
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProviderError, ProxyError
 from proxy.part import Mark, Part
-from proxy.providers import Provider, frames, refusals
-from proxy.providers.refusals import Refusal
+from proxy.providers import Provider, envelopes, frames, refusals
+from proxy.providers.envelopes import Refusal
 from proxy.strict_json import JSON
 from proxy.upstream import Reply
 
@@ -82,7 +82,7 @@ def _part(
     except strict_json.InvalidJSON:
         raise ProviderError("provider_bad_answer", seen="not JSON") from None
     error = frames.first_object(frame) if isinstance(frame, list) else frame  # Google's are in one
-    if isinstance(error, dict) and refusals.in_frame(error):
+    if isinstance(error, dict) and envelopes.is_error(error):
         raise _refused(provider, chat, Refusal(200, reply.headers, frame=error))
     if not isinstance(frame, dict):
         raise ProviderError("provider_bad_answer", seen="JSON, but no object")
