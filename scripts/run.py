@@ -226,4 +226,4 @@ def _show(url: str, key: str, model: str, env: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit("It takes no arguments: set the settings in .env." if sys.argv[1:] else main())

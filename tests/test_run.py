@@ -227,6 +227,12 @@ def test_a_wrong_port_is_one_line(port: str) -> None:
     assert re.search(r"from 1 to 65535.* make run PORT=[0-9]+$", line)
 
 
+def test_an_argument_is_refused() -> None:
+    result = ends("key", WORKER_ACCESS_KEY=KEY)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "no arguments" in result.stderr
+
+
 # --- with keys of the user's own ------------------------------------------------------------------
 
 OWN_KEYS = {
