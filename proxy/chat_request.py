@@ -1,4 +1,4 @@
-"""What the caller asks: OpenAI's chat completion request, checked field by field.
+"""Reads a request body: OpenAI's chat completion request, checked field by field.
 
 https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -17,7 +17,7 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")  # in 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A request that may be forwarded. It carries the identity of its answer: `id`, `created`."""
+    """A valid request. It has the `id` and `created` of its answer."""
 
     id: str
     created: int  # seconds since 1970, UTC
@@ -25,7 +25,7 @@ class ChatRequest:
     messages: list[JSON]
     stream: bool
     include_usage: bool  # whether the caller of a stream wants the usage chunk
-    options: JSON  # every other field that was given (null is not given), by its name
+    options: JSON  # all other fields, by name, without those that are null
 
     @classmethod
     def from_json(cls, body: bytes, models: Collection[str], *, id: str, created: int) -> Self:
@@ -62,13 +62,13 @@ class ChatRequest:
 
 def _fields(body: bytes) -> JSON:
     if not body.strip(b" \t\r\n"):
-        raise CallerError("invalid_json", "The body is empty; send an object that has 'messages'.")
+        raise CallerError("invalid_json", "The body is empty; send an object with 'messages'.")
     try:
         fields = strict_json.loads(body)
     except strict_json.InvalidJSON as error:
-        raise CallerError("invalid_json", f"The body is not JSON as it must be: {error}.") from None
+        raise CallerError("invalid_json", f"The body was refused: {error}.") from None
     if not isinstance(fields, dict):
-        raise CallerError("invalid_json", "The body must be a JSON object that has 'messages'.")
+        raise CallerError("invalid_json", "The body must be a JSON object with 'messages'.")
     given = {name: value for name, value in fields.items() if value is not None}
     for name in sorted(given.keys() & _CHECKS.keys()):
         fits, what = _CHECKS[name]
@@ -136,7 +136,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    """JSON Schema has it so: 4096.0 and 1e3 are whole numbers."""
+    """As in JSON Schema, 4096.0 and 1e3 are whole numbers."""
     return _is_number(value) and abs(value) <= _MAX_WHOLE and value == int(value)
 
 

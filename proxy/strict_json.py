@@ -1,7 +1,7 @@
-"""Bytes <-> JSON values, as RFC 8259 has it and no looser.
+"""Reads and writes JSON exactly as RFC 8259 defines it.
 
-Python's json reads NaN, Infinity, 1e400 and UTF-16, takes the last of two equal keys, and meets
-deep nesting with RecursionError; each of these has got past somebody's checks.
+Python's json also accepts NaN, Infinity, 1e400 and UTF-16, keeps the last of two equal keys, and
+raises RecursionError on deep nesting.
 """
 
 import codecs
@@ -9,13 +9,14 @@ import json
 import math
 from typing import Any
 
-JSON = dict[str, Any]  # an object, which is all that any message here is
+JSON = dict[str, Any]  # a JSON object
 
 MAX_DEPTH = 64
-# Values take more time than bytes: what stands between them is counted, `, : [ ] { }`.
+# Many values take much more time than a long text, so the marks between them are counted before
+# they are read: `, : [ ] { }` outside of strings.
 MAX_MARKS = 400_000  # a message with a role and a content has 6
 MAX_UPSTREAM_MARKS = 1_000_000  # a token with 20 top_logprobs has about 280
-_MAX_DIGITS = 309  # of a whole number; as large as a float may be
+_MAX_DIGITS = 309  # of a whole number, the same range as that of floats
 
 
 class InvalidJSON(ValueError):
@@ -23,7 +24,7 @@ class InvalidJSON(ValueError):
 
 
 def loads(body: bytes) -> Any:
-    """Read what a stranger sent. Raises InvalidJSON."""
+    """Read a request body. Raises InvalidJSON."""
     marks = _marks(body, MAX_MARKS)
     value = _parse(_STRICT, _decode(body))
     if _is_deeper_than(MAX_DEPTH, marks):
@@ -32,7 +33,8 @@ def loads(body: bytes) -> Any:
 
 
 def loads_upstream(data: bytes) -> Any:
-    """Read what the provider sent, once for each token: no check of keys. Raises InvalidJSON."""
+    """Read a provider's JSON. It is called for each token, so keys and depth are not checked.
+    Raises InvalidJSON."""
     if len(data) > MAX_UPSTREAM_MARKS:
         _marks(data, MAX_UPSTREAM_MARKS)
     return _parse(_UPSTREAM, _decode(data))
@@ -44,12 +46,13 @@ def dumps(value: Any) -> bytes:
 
 
 def readable(value: Any) -> str:
-    """JSON for people to read, inside another string."""
+    """JSON as text inside of another text, with its letters as they are."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _marks(body: bytes, maximum: int) -> bytes:
-    """The marks of a JSON text, in their order. Those in its strings are text, and left out."""
+    """The marks of a JSON text, in their order, without those in its strings. Raises InvalidJSON if
+    they are more than the maximum."""
     outside = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * maximum + 2)[::2]
     marks = b"".join(outside).translate(None, _NOT_MARKS)
     if len(marks) > maximum:
@@ -80,7 +83,7 @@ def _parse(decoder: json.JSONDecoder, text: str) -> Any:
 
 
 def _is_deeper_than(depth: int, marks: bytes) -> bool:
-    """Whether valid JSON is nested so: each step takes the innermost level away."""
+    """Whether valid JSON with these marks is nested deeper. Each step removes an innermost level."""
     brackets = marks.translate(_AS_BRACKETS, b",:")
     for _ in range(depth):
         brackets = brackets.replace(b"[]", b"")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy import strict_json
 from proxy.strict_json import (
     MAX_MARKS,
     MAX_UPSTREAM_MARKS,
@@ -223,6 +224,32 @@ def test_readable_is_for_people() -> None:
 def test_what_is_written_is_read_again(value: Any) -> None:
     assert loads(dumps(value)) == value
     assert loads_upstream(dumps(value)) == value
+
+
+def depth(value: Any) -> int:
+    """Levels of lists and objects."""
+    if not isinstance(value, list | dict):
+        return 0
+    return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+def count(value: Any) -> int:
+    """Commas, colons and brackets."""
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    colons = len(value) if isinstance(value, dict) else 0
+    return 2 + colons + max(0, len(value) - 1) + sum(map(count, inner))
+
+
+@quick
+@given(values)
+def test_the_marks_are_those_outside_of_strings(value: Any) -> None:
+    for written in (dumps(value), json.dumps(value, indent=1, ensure_ascii=True).encode()):
+        marks = strict_json._marks(written, 10_000)
+        assert len(marks) == count(value)
+        assert not strict_json._is_deeper_than(depth(value), marks)
+        assert not depth(value) or strict_json._is_deeper_than(depth(value) - 1, marks)
 
 
 json_like = st.lists(
