@@ -48,7 +48,7 @@ def _check_server() -> None:
     gunicorn finds that file only if it is started in this folder. The first worker logs it for all;
     the later ones find others in WORKERS.
     """
-    gunicorn = sys.modules.get("gunicorn.arbiter")
+    gunicorn = sys.modules.get("gunicorn.arbiter") if environment.is_gunicorn() else None
     if gunicorn and "proxy.worker" not in sys.modules and not gunicorn.Arbiter.WORKERS:
         folder = Path(__file__).parent
         start = ["gunicorn", "--chdir", str(folder), "-c", str(folder / "gunicorn.conf.py")]

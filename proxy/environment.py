@@ -72,6 +72,11 @@ def is_url(text: str) -> bool:
 in_use: tuple[Mapping[str, str], list[Problem]] | None = None
 
 
+def is_gunicorn() -> bool:
+    """Whether gunicorn serves; it sets this variable, but not for --check-config."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
+
+
 def cores() -> int:
     """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

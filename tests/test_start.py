@@ -17,7 +17,6 @@ from app import create_app
 from emulator import Emulator
 from proxy import __version__
 
-RIGHT_START = ["gunicorn", "--chdir", str(ROOT), "-c", str(ROOT / "gunicorn.conf.py"), "app:app"]
 WRONG_START = "gunicorn runs without this proxy's worker"
 
 
@@ -44,7 +43,10 @@ def test_gunicorn_without_our_worker_is_an_error_in_the_log(
 ) -> None:
     """From another folder, where gunicorn does not find its file."""
     (tmp_path / "other.py").write_text("timeout = 99\n")
-    options = [part.format(folder=ROOT, other=tmp_path / "other.py") for part in options]
+    (tmp_path / "project").mkdir()
+    folder = serving.copy_project(tmp_path / "project")
+    (folder / ".env").write_text("LOG_LEVEL=info\n")
+    options = [part.format(folder=folder, other=tmp_path / "other.py") for part in options]
     started = serve_in(tmp_path, emulator, ["gunicorn", *options, "app:app"])
     if is_ours:
         assert started == []
@@ -52,11 +54,13 @@ def test_gunicorn_without_our_worker_is_an_error_in_the_log(
     (line,) = started
     assert line.startswith(WRONG_START)
     command = shlex.split(line.partition("Start it with: ")[2])
-    assert command == RIGHT_START
+    conf = str(folder / "gunicorn.conf.py")
+    assert command == ["gunicorn", "--chdir", str(folder), "-c", conf, "app:app"]
 
 
 def test_the_start_that_the_log_names_works(emulator: Emulator, tmp_path: Path) -> None:
-    assert serve_in(tmp_path, emulator, RIGHT_START) == []
+    command = ["gunicorn", "--chdir", str(ROOT), "-c", str(ROOT / "gunicorn.conf.py"), "app:app"]
+    assert serve_in(tmp_path, emulator, command) == []
 
 
 def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
@@ -72,20 +76,25 @@ def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("loaded", "others", "count"),
+    ("software", "loaded", "others", "count"),
     [
-        ([], 0, 0),
-        (["proxy.worker"], 0, 0),
-        (["gunicorn.arbiter", "proxy.worker"], 0, 0),
-        (["gunicorn.arbiter"], 0, 1),
-        (["gunicorn.arbiter"], 2, 0),
+        ("", [], 0, 0),
+        ("gunicorn/27", [], 0, 0),
+        ("", ["gunicorn.arbiter"], 0, 0),
+        ("gunicorn/27", ["gunicorn.arbiter", "proxy.worker"], 0, 0),
+        ("gunicorn/27", ["gunicorn.arbiter"], 0, 1),
+        ("gunicorn/27", ["gunicorn.arbiter"], 2, 0),
     ],
-    ids=["flask run, a test", "its worker", "gunicorn with it", "gunicorn without", "its second"],
+    ids=[
+        *("flask run, a test", "a child of gunicorn's", "gunicorn --check-config"),
+        *("gunicorn with our worker", "gunicorn without", "its second worker"),
+    ],
 )
 def test_there_is_no_false_alarm(
     env: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    software: str,
     loaded: list[str],
     others: int,
     count: int,
@@ -95,8 +104,17 @@ def test_there_is_no_false_alarm(
         if name in loaded:
             module = Mock(Arbiter=Mock(WORKERS=dict.fromkeys(range(others))))
             monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("SERVER_SOFTWARE", software)
     create_app(env)
     assert len([line for line in caplog.messages if WRONG_START in line]) == count
+
+
+def test_a_check_of_the_configuration_is_no_start() -> None:
+    command = [sys.executable, "-m", "gunicorn", "--check-config", "app:app"]
+    env = {**serving.system_environment(), **serving.BLANK, "WEB_CONCURRENCY": "1"}
+    checked = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=DEADLINE)
+    assert checked.returncode == 0
+    assert WRONG_START.encode() not in checked.stdout + checked.stderr
 
 
 def test_a_stream_that_gunicorn_tears_is_cut_in_the_log(emulator: Emulator, tmp_path: Path) -> None:
