@@ -32,7 +32,7 @@ not from a model. For real ones: cp .env.example .env (in {ROOT}), fill it in, a
 
 NOT_READY = f"""\
 Not ready, because settings are missing or wrong. Fix them in {ROOT / ".env"}
-or in the environment, and run this again:"""
+or in the environment, and run this again. (To try it offline, unset LLAMA_* and CLOUDFLARE_*.)"""
 
 # Where to get what is missing, by provider.
 _WORKERS_AI = "https://dash.cloudflare.com/?to=/:account/ai/workers-ai, then Use REST API"
@@ -124,7 +124,7 @@ def _not_free(port: int) -> str:
         try:
             probe.bind((HOST, port))
         except PermissionError:
-            return "is for the system's administrator"
+            return "is reserved for root"
         except OSError:
             return "is taken"
     return ""
