@@ -104,6 +104,7 @@ def test_other_keys_are_relayed_by_openai_only(relay: bool) -> None:
     frame = {
         "id": "x",
         "citations": ["a"],
+        "error": None,
         "choices": [{"delta": {"content": "a", "annotations": [], "x": None}, "usage": usage}],
     }
     part = frames.part(frame, is_event=True, relay=relay)

@@ -13,7 +13,7 @@ from proxy.errors import ProviderError
 from proxy.part import Part
 from proxy.strict_json import JSON
 
-_FRAME = {"id", "object", "created", "model", "choices", "usage"}
+_FRAME = {"id", "object", "created", "model", "choices", "usage", "error"}  # a false error is none
 _MESSAGE = {"role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls"}
 _COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"}
 
