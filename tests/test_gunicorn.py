@@ -25,7 +25,7 @@ from crowd import (
     read_all,
     request,
 )
-from serving import ACCOUNT, DEADLINE, KEY, PROVIDER_KEY, Server, answers, read_to_end, read_until
+from serving import ACCOUNT, DEADLINE, KEY, Server, answers, read_to_end, read_until
 
 from emulator import Emulator
 
@@ -392,30 +392,3 @@ def test_it_listens_where_it_should(serve: Serve, emulator: Emulator) -> None:
         if found == ["[::]"] and socket.has_ipv6:
             with socket.create_connection(("::1", server.port), timeout=DEADLINE):
                 pass
-
-
-def test_no_secret_and_no_prompt_is_in_the_log(proxy: Server) -> None:
-    """At LOG_LEVEL=debug, whatever happens."""
-    canary = "canary-in-the-prompt-7361"
-    directives = ["", "[[status=401]]", "[[status=400]]", "[[reset=middle]]", "[[junk]]"]
-    directives += ["[[close=before]]", "[[garbage]]", "[[no_done]]", "[[status=429]]"]
-    for directive in directives:
-        for stream in (False, True):
-            body = asking(f"{canary} {directive}", stream=stream, canary_name=canary)
-            headers = (f"X-Canary: {canary}", f"Referer: http://{canary}/", f"User-Agent: {canary}")
-            exchange(proxy, request(body, *headers, line=f"POST /?q={canary} HTTP/1.1"))
-    exchange(proxy, request(canary.encode()))
-    exchange(proxy, request(asking("Hi", model=canary)))
-    exchange(proxy, request(b"", f"{canary} {KEY}"))
-    exchange(proxy, request(b"", key=canary).replace(b"Bearer", b"Basic"))
-    assert "provider_auth_failed" in proxy.log
-    for secret in (canary, KEY, PROVIDER_KEY, ACCOUNT):
-        assert secret not in proxy.log
-    assert "Traceback" not in proxy.log
-
-
-def test_no_secret_is_on_a_command_line(proxy: Server) -> None:
-    with open(f"/proc/{proxy.process.pid}/cmdline", "rb") as file:
-        shown = file.read()
-    assert KEY.encode() not in shown
-    assert PROVIDER_KEY.encode() not in shown

@@ -3,14 +3,12 @@
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
 import serving
 from conftest import Serve
-from crowd import PROC, Wire, post, workers
-from serving import Server, read_to_end
+from crowd import PROC, Wire, exchange, post, request, workers
 
 KEY, PROVIDER_KEY, ACCOUNT, PROMPT, PROSE, WRONG_KEY = (
     f"canary-{name}-{uuid.uuid4().hex}"
@@ -72,8 +70,7 @@ ANSWERS = {
 
 
 def with_body(body: str) -> bytes:
-    head = ["POST / HTTP/1.1", "Host: proxy", AUTHORIZATION, "Connection: close"]
-    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", body]).encode()
+    return request(body.encode(), key=KEY)
 
 
 def with_prompt(name: str, stream: bool) -> bytes:
@@ -143,13 +140,6 @@ def session(serve: Serve) -> Iterator[Session]:
             pids = [server.process.pid, *workers(server)]
             shown = b"".join((PROC / str(pid) / "cmdline").read_bytes() for pid in pids)
         yield Session(answers, server.log, shown)
-
-
-def exchange(server: Server, sent: bytes) -> bytes:
-    with server.connect() as connection:
-        with suppress(ConnectionError):  # it may answer and close before it has read all
-            connection.sendall(sent)
-        return read_to_end(connection)
 
 
 CANARIES = {
