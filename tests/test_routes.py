@@ -741,12 +741,19 @@ def test_a_provider_that_is_too_slow(
 
 
 BAD_ANSWERS = ["junk", f"huge={9 * 1024**2}", f"gzip={100 * 1024**2}"]
-BAD_ANSWERS += ["sse_for_whole,endless", "sample=empty_result_success.json"]
+BAD_ANSWERS += ["sample=empty_result_success.json"]
 
 
 @pytest.mark.parametrize("directive", BAD_ANSWERS)
 def test_an_answer_that_is_none(client: FlaskClient, directive: str) -> None:
     assert told(post(client, f"[[{directive}]]")) == UNUSABLE
+
+
+def test_a_stream_without_an_end_for_a_whole_answer(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.providers.answers.MAX_ANSWER", 100_000)
+    assert told(post(client, "[[sse_for_whole,endless]]")) == UNUSABLE
 
 
 def test_a_stream_that_was_not_asked_for_is_a_whole_answer(client: FlaskClient) -> None:
