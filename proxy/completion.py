@@ -122,6 +122,7 @@ class _Answer:
         self.calls = ToolCalls(chat.id)
         self.fields: JSON = {}  # beside `choices`, for the next chunk
         self.has_text = self.has_output = self.has_choices = self.has_function_call = False
+        self.has_sent = False  # anything that is not empty
         self.finish_reason: str | None = None
         self.is_finished = False  # the end has come, and not only a cut
 
@@ -137,7 +138,7 @@ class _Answer:
     def add_text(self, part: Part) -> None:
         """The short way of `delta`, for a part that has content only."""
         self.has_choices = self.has_choices or part.has_choices
-        self.has_text = self.has_output = True
+        self.has_text = self.has_output = self.has_sent = True
         self.is_finished = False
 
     def delta(self, part: Part) -> JSON:
@@ -147,7 +148,7 @@ class _Answer:
         self.has_function_call = self.has_function_call or "function_call" in part.extra
         if part.usage:
             self.used.add(part.usage, is_final=not part.has_choices)
-        if part.is_message and self.has_output:  # all of it again, after its deltas
+        if part.is_message and self.has_sent:  # all of it again, after its deltas
             part = part._replace(content=None, reasoning=None, refusal=None, tool_calls=())
         delta: JSON = dict(part.extra)
         for name, text in (
@@ -162,9 +163,11 @@ class _Answer:
             delta["tool_calls"] = calls
         self.has_output = self.has_output or part.has_output
         self.has_text = self.has_text or bool(part.content or part.refusal)
+        self.has_sent = self.has_sent or bool(delta or self.calls)
         if part.finish_reason:
             self.finish_reason, self.is_finished = part.finish_reason, True
-        elif delta:  # what follows a finish_reason shows that it was not the end
+        elif delta or any(piece.name for piece in part.tool_calls):
+            # What follows a finish_reason shows that it was not the end.
             self.is_finished = False
         return delta
 

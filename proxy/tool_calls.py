@@ -89,10 +89,11 @@ class ToolCalls:
         if call.is_other:
             return [{**piece.other, "index": call.index}] if piece.other else []
         call.id = call.id or piece.id
-        if piece.name != call.name and not call.is_sent:
-            call.name += piece.name
-        is_empty = piece.arguments == "[]" and not call.arguments  # no arguments, to some
-        arguments = "" if is_empty else piece.arguments
+        if not call.is_sent:  # some send all of the name so far in each piece
+            grows = piece.name.startswith(call.name)
+            call.name = piece.name if grows else call.name + piece.name
+        is_blank = not call.arguments and "".join(piece.arguments.split()) in ("", "[]")
+        arguments = "" if is_blank else piece.arguments
         if arguments:
             call.arguments.append(arguments)
         if call.is_sent:

@@ -126,6 +126,7 @@ def test_any_2xx_is_an_answer(status: int) -> None:
         (b'{"error":{"code":429}}', "provider_rate_limited"),
         (b'"broke"', "provider_failed"),
         (b"\xff", "provider_failed"),
+        (sse.DONE, "provider_failed"),
     ],
 )
 def test_an_event_named_error(data: bytes, code: str) -> None:

@@ -518,8 +518,13 @@ def test_a_provider_that_says_it_failed(parts: list[Part | None], heard: list[st
 
 @pytest.mark.parametrize(
     "after",
-    [Part(content="b"), Part(reasoning="b"), Part(tool_calls=(call(name="f", arguments="{}"),))],
-    ids=["text", "reasoning", "call"],
+    [
+        Part(content="b"),
+        Part(reasoning="b"),
+        Part(tool_calls=(call(name="f", arguments="{}"),)),
+        Part(tool_calls=(call(name="f"),)),
+    ],
+    ids=["text", "reasoning", "call", "name of a call"],
 )
 def test_what_follows_a_finish_shows_that_it_was_none(after: Part) -> None:
     first = Part(content="a", finish_reason="stop")
@@ -533,6 +538,7 @@ def test_a_message_after_its_deltas_is_not_sent_again() -> None:
     got = told(Part(content="a"), Part(content="b"), last)
     assert (got.text, got.finish, got.usage) == ("ab", "length", used(1, 2))
     assert told(last).text == "ab"
+    assert told(Part(content=""), last).text == "ab"
 
 
 def test_fields_are_relayed_wherever_they_came() -> None:

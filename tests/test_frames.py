@@ -40,6 +40,15 @@ IN_PARTS: dict[str, tuple[Any, str | None, str | None]] = {
         None,
         "ab",
     ),
+    "a summary of the reasoning": (
+        [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}]}],
+        None,
+        "a",
+    ),
+    "a refusal": ([{"type": "refusal", "refusal": "a"}], "a", None),
+    "a text that is null": ([{"type": "text", "text": None}, {"text": "a"}], "a", None),
+    "a number as text": ([{"type": "text", "text": 4}], "4", None),
+    "objects of the model's own": ([{"a": 1}, {"summary": "b"}], '[{"a":1},{"summary":"b"}]', None),
     "an unknown part": ([{"text": "a"}, {"type": "x", "text": 1}], 'a{"type":"x","text":1}', None),
     "text among parts": ([{"text": "a"}, "b"], "ab", None),
     "a list of anything": ([1, "a"], '[1,"a"]', None),
@@ -113,6 +122,15 @@ def test_other_keys_are_relayed_by_openai_only(relay: bool) -> None:
     assert part.usage is not None
     assert ("cost" in part.usage) is relay
     assert part.usage["prompt_tokens_details"] == {}
+
+
+def test_fields_of_a_usage_chunk_without_choices() -> None:
+    """Workers AI's own frames have usage too; their keys are not fields."""
+    usage = {"prompt_tokens": 1}
+    part = frames.part({"usage": usage, "timings": 1}, is_event=True, relay=True)
+    assert (part.usage, part.fields) == (usage, {"timings": 1})
+    native = {"response": "a", "p": "x", "usage": usage}
+    assert frames.part(native, is_event=True, relay=True).fields == {}
 
 
 @pytest.mark.parametrize("result", [None, "a", [1]])

@@ -58,10 +58,10 @@ def _events(
     try:
         for data in sse.events(pieces):
             data = data if data[:1] == b"{" else type(data)(data.strip())
+            if isinstance(data, sse.ErrorData):
+                raise _refused(provider, chat, Refusal(200, frame=_error_frame(data)))
             if data == sse.DONE:
                 yield Mark.DONE
-            elif isinstance(data, sse.ErrorData):
-                raise _refused(provider, chat, Refusal(200, frame=_error_frame(data)))
             elif data in _KEEP_ALIVES:
                 yield Mark.PAUSE
             else:

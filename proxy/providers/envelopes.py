@@ -37,7 +37,7 @@ _ERROR_KEYS = frozenset({"error", "errors", "error_code", "internalCode", "succe
 
 
 def _is_true(value: Any) -> bool:
-    return any(value.values()) if isinstance(value, dict) else bool(value)
+    return any(value.values()) if isinstance(value, dict) else bool(value) and value != "0"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from proxy.strict_json import JSON
 
 _FRAME = {"id", "object", "created", "model", "choices", "usage", "error"}  # a false error is none
 _MESSAGE = {"role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls"}
+_OWN = {"result", "response", "output"}  # where Workers AI's own form has the answer
 _COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"}
 
 MEANINGS = tomllib.loads(Path(__file__).with_name("meanings.toml").read_text("utf-8"))
@@ -37,7 +38,8 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     beside: dict[str, Any] = {}
     if usage := _object(result.get("usage")) or _object(choice.get("usage")):
         beside["usage"] = usage if relay else _counts(usage)
-    if relay and "choices" in frame and (others := frame.keys() - _FRAME):
+    is_usage = "usage" in frame and _OWN.isdisjoint(frame)
+    if relay and ("choices" in frame or is_usage) and (others := frame.keys() - _FRAME):
         beside["fields"] = {key: frame[key] for key in frame if key in others}
     if not choice:
         return _native(result, beside)
@@ -162,19 +164,25 @@ def text_and_thoughts(value: Any) -> tuple[str | None, str | None]:
 
 def _kind(item: Any) -> str:
     """`text` or `thinking`; empty for what is no part of a content, or an unknown one."""
-    if not isinstance(item, dict) or not isinstance(_inner(item), str | list):
+    if not isinstance(item, dict) or item.keys().isdisjoint(_INNER):
         return ""
-    return _PARTS.get(str(item.get("type") or "text"), "")
+    if not item.get("type"):
+        return "text" if isinstance(item.get("text"), str | list) else ""
+    return _PARTS.get(str(item["type"]), "")
 
 
 def _inner(item: JSON) -> Any:
     """The text of a part of a content, or a list of such parts."""
-    return item.get("text", item.get("thinking", item.get("reasoning")))
+    return next(item[key] for key in _INNER if key in item)
+
+
+_INNER = ("text", "thinking", "reasoning", "summary", "refusal")
 
 
 _PARTS = {
     "text": "text",
     "output_text": "text",
+    "refusal": "text",
     "thinking": "thinking",
     "reasoning": "thinking",
     "reasoning_text": "thinking",
