@@ -101,9 +101,11 @@ def _check_message(at: str, message: Any) -> None:
         raise _bad_message(at, "an object with 'role' and 'content'")
     if message.get("role") not in ROLES:
         raise _bad_message(f"{at}.role", f"one of {', '.join(ROLES)}")
-    for name, (fits, what) in _MESSAGE_CHECKS.items():
-        if message.get(name) is not None and not fits(message[name]):
-            raise _bad_message(f"{at}.{name}", what)
+    for name, value in message.items():
+        if name in _MESSAGE_CHECKS and value is not None:
+            fits, what = _MESSAGE_CHECKS[name]
+            if not fits(value):
+                raise _bad_message(f"{at}.{name}", what)
     content = message.get("content")
     if isinstance(content, list):
         _check_content_parts(f"{at}.content", content)

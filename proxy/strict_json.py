@@ -85,8 +85,8 @@ def _parse(decoder: json.JSONDecoder, text: str) -> Any:
 def _is_deeper_than(depth: int, marks: bytes) -> bool:
     """Whether valid JSON with these marks is deeper. Each step removes its innermost level."""
     brackets = marks.translate(_AS_BRACKETS, b",:")
-    for _ in range(depth):
-        brackets = brackets.replace(b"[]", b"")
+    while brackets and depth:
+        brackets, depth = brackets.replace(b"[]", b""), depth - 1
     return bool(brackets)
 
 
