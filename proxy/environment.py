@@ -1,4 +1,4 @@
-"""The environment's variables: where they come from, and how each kind of value is checked.
+"""Reads variables from the environment and `.env`, and checks each kind of value.
 
 A bad value is noted as a problem and does not end the reading. No note shows a value.
 """
@@ -17,9 +17,8 @@ from dotenv.parser import parse_stream
 ENV_FILE = Path(__file__).parent.parent / ".env"
 PLACEHOLDER = re.compile("your|change|example|placeholder|secret|xxx", re.IGNORECASE)
 # What is copied together with a key: a scheme, a header's name, a variable's name.
-PREFIX = re.compile(
-    r"\s*((?i:bearer\s|authorization\s*:|(x-)?api-key\s*:)|(export\s+)?[A-Z]+_[A-Z_]+=)"
-)
+_PREFIX = r"\s*((?i:bearer\s|authorization\s*:|(x-)?api-key\s*:)|(export\s+)?[A-Z]+_[A-Z_]+=)"
+_QUOTED = re.compile("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", re.DOTALL)
 
 
 class Problem(NamedTuple):
@@ -39,23 +38,24 @@ def read() -> tuple[Mapping[str, str], list[Problem]]:
     would interpolate values (a key may contain `$`) and ignore lines that it cannot read.
     """
     try:
-        data = ENV_FILE.read_bytes()
+        text = ENV_FILE.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return os.environ, []
-    except OSError as error:
-        return os.environ, [Problem(".env", f"cannot be read ({type(error).__name__})")]
-    is_utf16 = b"\0" in data
-    text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "replace")
-    lines = list(parse_stream(StringIO(text)))
-    texts = [
-        f"line {line.original.line} cannot be read; is a quote left open?"
-        for line in lines
-        if line.error
-    ]
-    if is_utf16 or "\ufffd" in text:
-        texts = ["is not UTF-8 text (Windows may save it as UTF-16); save it again as UTF-8"]
-    variables = {line.key: line.value or "" for line in lines if line.key is not None}
-    return {**variables, **os.environ}, [Problem(".env", text) for text in texts]
+    except (OSError, UnicodeDecodeError) as error:  # Windows may save it as UTF-16
+        reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
+        return os.environ, [Problem(".env", reason)]
+    variables, problems = {}, []
+    for line in parse_stream(StringIO(text)):
+        if line.error or "\0" in line.original.string:
+            reason = f"line {line.original.line} cannot be read; is a quote left open?"
+            problems.append(Problem(".env", reason))
+        elif line.key is not None:
+            variables[line.key] = line.value or ""
+    return {**variables, **os.environ}, problems
+
+
+# What the server was started or reloaded with, as read() returned it; its workers use that.
+in_use: tuple[Mapping[str, str], list[Problem]] | None = None
 
 
 def is_url(text: str) -> bool:
@@ -66,10 +66,6 @@ def is_url(text: str) -> bool:
     except ValueError:  # a port that is not a number, a broken IPv6 address
         return False
     return bool(has_host and re.fullmatch("[!-~]+", text) and "#" not in text)
-
-
-# What the server was started or reloaded with, as read() returned it; its workers use that.
-in_use: tuple[Mapping[str, str], list[Problem]] | None = None
 
 
 def is_gunicorn() -> bool:
@@ -95,9 +91,6 @@ class Variables:
 
     def report(self, name: str, text: str) -> None:
         """Add a problem."""
-        value = self._env.get(name, "").strip()
-        if re.fullmatch("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", value, re.DOTALL):
-            text += "; remove the quotes round the value"
         self.problems.append(Problem(name, text))
 
     def warn(self, name: str, text: str) -> None:
@@ -108,11 +101,18 @@ class Variables:
         """The value with the blanks at its ends."""
         self.defaults.setdefault(name, "")
         value = self._env.get(name, "")
+        if _QUOTED.fullmatch(value.strip()):
+            self.warn(name, "has quotes round its value, which count as a part of it")
         return value if value.strip() else ""
 
     def text(self, name: str, default: str = "") -> str:
         self.defaults[name] = default
         return self.exact(name).strip() or default
+
+    def entries(self, name: str, default: str = "") -> list[str]:
+        """The entries of a list that is separated by commas."""
+        entries = self.text(name, default).split(",")
+        return [entry.strip() for entry in entries if entry.strip()]
 
     def choice(self, name: str, choices: Iterable[str], default: str) -> str:
         """One of the words, in any case."""
@@ -138,16 +138,15 @@ class Variables:
         return number
 
     def check_key(self, name: str, key: str) -> bool:
-        """Whether HTTP can carry the key. A doubtful one is noted as well."""
+        """Whether it can be used as a key. A weak one is noted as well."""
+        if re.match(_PREFIX, key):
+            self.report(name, "a key must stand alone, without Bearer or another name before it")
+            return False
         if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
             self.report(name, "a key must be printable ASCII without blanks at its ends")
             return False
         if len(key) < 16 or PLACEHOLDER.search(key):
             self.warn(name, "a key is short or looks like a placeholder; make a strong one")
-        if PREFIX.match(key):
-            self.warn(name, "a key must stand alone, without Bearer or another name before it")
-        if key[0] == key[-1] and key[0] in "\"'`":
-            self.warn(name, "a key has quotes round it, which count as a part of it")
         return True
 
     def certificates(self, name: str) -> str:

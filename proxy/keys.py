@@ -28,19 +28,19 @@ class Keys:
     def owner(self, authorization: str) -> str | None:
         """The name of the key in an Authorization header; None if it is not one of these keys.
 
-        The header is parsed here because Werkzeug reads a token with an inner `=` as parameters.
-        Every key is compared, in constant time, also after a match; as bytes, because
-        compare_digest raises on non-ASCII text.
+        Werkzeug would read a token with an inner `=` as parameters. Every key is compared, in
+        constant time, also after a match; as bytes: compare_digest raises on non-ASCII text.
         """
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":  # case-insensitive: RFC 9110, 11.1
             return None
         presented = digest(token.strip(" "))
-        owner = None
-        for name, expected in self._digests.items():
-            if hmac.compare_digest(presented, expected):
-                owner = name
-        return owner
+        owners = [
+            name
+            for name, expected in self._digests.items()
+            if hmac.compare_digest(presented, expected)
+        ]
+        return owners[-1] if owners else None
 
 
 def digest(key: str) -> bytes:
