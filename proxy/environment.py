@@ -42,7 +42,7 @@ def read() -> tuple[Mapping[str, str], list[Problem]]:
     except FileNotFoundError:
         return os.environ, []
     except (OSError, UnicodeDecodeError) as error:  # Windows may save it as UTF-16
-        reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
+        reason = f"is not UTF-8 text or cannot be opened ({type(error).__name__})"
         return os.environ, [Problem(".env", reason)]
     variables, problems = {}, []
     for line in parse_stream(StringIO(text)):
@@ -140,7 +140,7 @@ class Variables:
     def check_key(self, name: str, key: str) -> bool:
         """Whether it can be used as a key. A weak one is noted as well."""
         if re.match(_PREFIX, key):
-            self.report(name, "a key must stand alone, without Bearer or another name before it")
+            self.report(name, "must be the key alone, without Bearer or another name before it")
             return False
         if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
             self.report(name, "a key must be printable ASCII without blanks at its ends")

@@ -76,7 +76,7 @@ def _add_named_keys(variables: Variables, digests: dict[str, bytes]) -> None:
     for entry in variables.entries(variable):
         name, _, key = entry.partition(":")
         if not _NAMED_KEY.fullmatch(entry):
-            text = "must be name:key or name:sha256:HEX (64 digits), separated by commas"
+            text = "must be name:key or name:sha256:hex, separated by commas"
             variables.report(variable, text)
         elif name == MASTER or name in digests:
             variables.report(variable, "must not have a name twice, and 'master' is reserved")

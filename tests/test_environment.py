@@ -86,7 +86,7 @@ def test_only_the_file_in_the_projects_own_folder_is_read(tmp_path: Path) -> Non
 
 
 QUOTE = "cannot be read; is a quote left open?"
-UTF_8 = "cannot be read as UTF-8 text (UnicodeDecodeError)"
+UTF_8 = "is not UTF-8 text or cannot be opened (UnicodeDecodeError)"
 FILES = {
     "an open quote": (b"A=1\nB='open\nC=3\n", [f".env: line 2 {QUOTE}"]),
     "two open quotes": (b"A='1\nB=2\nC=\"3\n", [f".env: line 1 {QUOTE}", f".env: line 3 {QUOTE}"]),
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_opened_is_a_problem(env_file: Path) -> None:
     env_file.mkdir()
     _, problems = environment.read()
     assert [str(problem) for problem in problems] == [
-        ".env: cannot be read as UTF-8 text (IsADirectoryError)"
+        ".env: is not UTF-8 text or cannot be opened (IsADirectoryError)"
     ]
 
 
