@@ -3,13 +3,10 @@
 Each class changes what its base class does in one respect; its docstring says which.
 """
 
-import io
 import queue
-import re
 import ssl
 import time
 from functools import partial
-from http.client import HTTPResponse
 from typing import Any
 
 import requests
@@ -20,83 +17,13 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util import create_urllib3_context
 
+from proxy.provider_response import ProviderResponse
+
 CONNECT_TIMEOUT = 3.0  # seconds for each address, and for each step of TLS
 _SEND_TIMEOUT = 600.0  # seconds for a body; the watchdog allows less
-_SLICE = 0.001  # seconds that one call may read on while others could go on
 _STALE = 1.0  # seconds in which a kept connection shows that the provider has closed it
 _MAX_CONNECTIONS = 1000  # kept alive: as many as gunicorn's gevent worker serves at once
 _LOST = (ConnectionError, ssl.SSLEOFError)  # refused, reset, or closed
-
-
-class _Source(io.RawIOBase):
-    """A socket's bytes. A greenlet that need not wait does not stop by itself: this one does, also
-    while http.client reads interim responses or trailers, so that others can go on."""
-
-    may_read = True
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self._stops_at = raw, time.monotonic() + _SLICE
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if not self.may_read:
-            return None
-        if (asked_at := time.monotonic()) >= self._stops_at:
-            time.sleep(0)
-        count: int | None = self._raw.readinto(buffer)
-        now = time.monotonic()
-        if now >= min(self._stops_at, asked_at + _SLICE):  # it stopped, or it waited for bytes
-            self._stops_at = now + _SLICE
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(HTTPResponse):
-    def __init__(self, connection: "_Connection", *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._connection = connection
-        self._source = _Source(self.fp.detach())
-        self.fp: Any = io.BufferedReader(self._source)
-
-    def begin(self) -> None:
-        """Pass over each interim response (RFC 9110, 15.2). http.client does so for 100 only, and
-        what followed another would be the response to the next request."""
-        self._connection.is_answered = bool(self.fp.peek())
-        super().begin()
-        while 101 < self.status < 200:
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
-        self.will_close = self.will_close or self.status == 101
-
-    def read1(self, n: int = -1) -> bytes:
-        """All chunks that have come, where http.client reads one, and so mostly one token."""
-        read = [super().read1(n)]
-        while self.chunk_left == 0 and (n := n - len(read[-1])) > 0:
-            if not _NEXT_CHUNK.match(self._received()):
-                break
-            read.append(super().read1(n))
-        return b"".join(read)
-
-    def _received(self) -> bytes:
-        """What was received and is not used yet."""
-        self._source.may_read = False
-        received: bytes = self.fp.peek()
-        self._source.may_read = True
-        return received
-
-    def _close_conn(self) -> None:
-        """http.client calls it at the end of the body. What has come after that is nobody's."""
-        self._connection.is_kept = not self._received()
-        super()._close_conn()  # type: ignore[misc]
-
-
-# RFC 9112, 7.1: the end of a chunk, the size of the next (not 0, the last one's), and a byte of it
-_NEXT_CHUNK = re.compile(rb"\r\n0*[1-9A-Fa-f][0-9A-Fa-f]{0,7}(?:;[^\r\n]*)?\r\n.", re.DOTALL)
 
 
 class _Connection:
@@ -155,8 +82,8 @@ class _Connection:
         finally:
             self._write = None  # it holds the body
 
-    def response_class(self, *args: Any, **options: Any) -> _Response:
-        return _Response(self, *args, **options)
+    def response_class(self, *args: Any, **options: Any) -> ProviderResponse:
+        return ProviderResponse(self, *args, **options)
 
     @property
     def is_connected(self) -> bool:

@@ -27,7 +27,8 @@ FLOORS = [
     {"proxy.providers.refusals"},
     {"proxy.provider_settings"},
     {"proxy.settings"},
-    {"proxy.connections", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.provider_response", "proxy.worker", "proxy.rate_limit"},
+    {"proxy.connections"},
     {"proxy.upstream"},
     {"proxy.providers.answers", "proxy.responses", "proxy.incoming"},
     {"proxy.chat", "proxy.check"},
@@ -63,6 +64,7 @@ KEEPERS = {
         "proxy.request_log",
         "proxy.routes",
         "proxy.connections",
+        "proxy.provider_response",
         "proxy.watchdog",
     },
 }
