@@ -10,7 +10,7 @@ from typing import Any
 from proxy.errors import PROVIDER_CODES, CallerError, ProviderError, ProxyError
 from proxy.providers import facts
 from proxy.providers.envelopes import Envelope, Refusal, is_number
-from proxy.providers.frames import MEANINGS
+from proxy.providers.frames import MEANINGS, as_word
 from proxy.strict_json import JSON
 
 
@@ -84,8 +84,10 @@ def _kind_of_rest(envelope: Envelope) -> str:
         is_possible = not is_placed or kind == "provider_rejected_input"
         if is_possible and status in statuses and pattern.search(prose):
             return kind
-    if status in (0, 400, 404, 422) and "model" in params:
+    if status in (0, 400, 404, 422) and "model" in (*params, facts.place(objects, "")):
         return "provider_model_unavailable"
+    if status != 401 and (word := as_word(prose)) in _MEANING:  # the message is such a word
+        return _MEANING[word]
     if status == 404 and re.search(r"\bmodels?\b", prose, re.I):
         return "provider_model_unavailable"
     if status in _BY_STATUS:
