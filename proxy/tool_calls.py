@@ -1,4 +1,4 @@
-"""Tool calls: the pieces that a provider sends, and the calls in OpenAI's form.
+"""Tool calls: the pieces that a provider sends, and the deltas in OpenAI's form that they become.
 
 Providers number parallel calls differently, or not at all. Here they are numbered again, from 0.
 """
@@ -13,6 +13,9 @@ from proxy.strict_json import JSON
 
 MAX_CALLS = 1000  # in one answer: OpenAI allows 128 tools
 _MAX_REREAD = 64 * 1024  # characters
+_FUNCTION_TYPES = (None, "", "function", "function_call")
+_CALL_KEYS = {"index", "id", "call_id", "type", "function"}
+_FUNCTION_KEYS = {"name", "arguments"}
 
 
 class Piece(NamedTuple):
@@ -35,26 +38,67 @@ class Piece(NamedTuple):
 @dataclass
 class _Call:
     index: int
-    id: str
+    default_id: str
+    is_other: bool
+    id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
     extra: JSON = field(default_factory=dict)
     function_extra: JSON = field(default_factory=dict)
-    is_other: bool = False
     is_sent: bool = False
 
-    def is_whole(self) -> bool:
-        """Whether the arguments are a complete JSON object. Each piece may ask, so what is long is
-        not read again: it counts as incomplete."""
+    def add(self, piece: Piece) -> JSON | None:
+        """The delta that the piece becomes; None if there is nothing to send yet."""
+        self.id = self.id or piece.id
+        if self.is_other:
+            return {**piece.other, "index": self.index} if piece.other else None
+        # Some send blanks or an empty list where a function has no arguments.
+        is_blank = not self.arguments and "".join(piece.arguments.split()) in ("", "[]")
+        arguments = "" if is_blank else piece.arguments
+        if arguments:
+            self.arguments.append(arguments)
+        if self.is_sent:
+            function = {"arguments": arguments, **piece.function_extra}
+            is_more = arguments or piece.extra or piece.function_extra
+            return {"index": self.index, "function": function, **piece.extra} if is_more else None
+        grows = piece.name.startswith(self.name)  # some send all of it so far in each piece
+        self.name = piece.name if grows else self.name + piece.name
+        self.extra |= piece.extra
+        self.function_extra |= piece.function_extra
+        return self.first() if self.name and self.arguments else None
+
+    def first(self) -> JSON:
+        """The delta that begins the call."""
+        self.is_sent = True
+        head = {"index": self.index, "id": self.id or self.default_id, "type": "function"}
+        function = {"name": self.name, "arguments": "".join(self.arguments), **self.function_extra}
+        return {**head, "function": function, **self.extra}
+
+    def is_followed_by(self, piece: Piece) -> bool:
+        """Whether the piece begins another call. Some servers give all calls the same index; some
+        repeat id and name in each piece, or send a new id with each."""
+        if piece.begins_other:
+            return not self.is_other or piece.id not in ("", self.id)
+        if not piece.name or not self.name:
+            return bool(piece.name) and self.is_other
+        if piece.id and self.id:
+            return piece.id != self.id
+        is_new_name = piece.name != self.name
+        is_past_name = piece.provider_index is None or bool(self.arguments)
+        return (is_new_name and is_past_name) or self._is_complete()
+
+    def _is_complete(self) -> bool:
+        """Whether the arguments are a JSON object. Each piece may ask, so what is long is not
+        read again: it counts as incomplete."""
         pieces = self.arguments
         if not pieces or len(pieces[0]) > _MAX_REREAD or not pieces[-1].rstrip().endswith("}"):
             return False
-        text = "".join(pieces)
-        self.arguments = [text]
+        self.arguments = ["".join(pieces)]
         try:
-            return isinstance(strict_json.loads_upstream(text.encode()), dict)
+            strict_json.loads_upstream(self.arguments[0].encode())
         except strict_json.InvalidJSON:
             return False
+        return True
 
 
 class ToolCalls:
@@ -76,52 +120,23 @@ class ToolCalls:
             call = self._by_index.get(piece.provider_index)
             if call is None and piece.provider_index is None and self._calls:
                 call = self._calls[-1]
-            if call is None or _begins_another(call, piece):
+            if call is None or call.is_followed_by(piece):
                 deltas += self.waiting()
-                _check_number(len(self._calls) + 1)
-                call = _Call(len(self._calls), piece.id, is_other=piece.begins_other)
-                self._calls.append(call)
+                call = self._begin(piece)
             self._by_index[piece.provider_index] = call
-            deltas += self._delta(call, piece)
+            if delta := call.add(piece):
+                deltas.append(delta)
         return deltas
 
-    def _delta(self, call: _Call, piece: Piece) -> list[JSON]:
-        if call.is_other:
-            return [{**piece.other, "index": call.index}] if piece.other else []
-        call.id = call.id or piece.id
-        if not call.is_sent:  # some send all of the name so far in each piece
-            grows = piece.name.startswith(call.name)
-            call.name = piece.name if grows else call.name + piece.name
-        is_blank = not call.arguments and "".join(piece.arguments.split()) in ("", "[]")
-        arguments = "" if is_blank else piece.arguments
-        if arguments:
-            call.arguments.append(arguments)
-        if call.is_sent:
-            if not (arguments or piece.extra or piece.function_extra):
-                return []
-            function = {"arguments": arguments, **piece.function_extra}
-            return [{"index": call.index, "function": function, **piece.extra}]
-        call.extra |= piece.extra
-        call.function_extra |= piece.function_extra
-        return self.waiting(call) if call.name and call.arguments else []
+    def _begin(self, piece: Piece) -> _Call:
+        index = len(self._calls)
+        _check_number(index + 1)
+        self._calls.append(_Call(index, f"call_{self._answer_id}_{index}", piece.begins_other))
+        return self._calls[-1]
 
-    def waiting(self, *calls: _Call) -> list[JSON]:
-        """The calls given, or all, that have a name and are not sent yet."""
-        deltas = []
-        for call in calls or self._calls:
-            if call.name and not call.is_sent:
-                call.is_sent = True
-                function = {"name": call.name, "arguments": "".join(call.arguments)}
-                deltas.append(
-                    {
-                        "index": call.index,
-                        "id": call.id or f"call_{self._answer_id}_{call.index}",
-                        "type": "function",
-                        "function": function | call.function_extra,
-                        **call.extra,
-                    }
-                )
-        return deltas
+    def waiting(self) -> list[JSON]:
+        """The calls that have a name and are not sent yet."""
+        return [call.first() for call in self._calls if call.name and not call.is_sent]
 
     def end(self) -> list[JSON]:
         """What is left: clients parse the arguments, so those of a call without any become {}."""
@@ -132,22 +147,6 @@ class ToolCalls:
         return deltas
 
 
-def _begins_another(call: _Call, piece: Piece) -> bool:
-    """Whether the piece begins another call than the one at its index. Some servers give all calls
-    the same index; some repeat id and name in each piece, or send a new id with each."""
-    if piece.begins_other:
-        return not call.is_other or piece.id not in ("", call.id)
-    if not piece.name:
-        return False
-    if call.is_other or (piece.id and call.id):
-        return piece.id != call.id and bool(call.name or call.is_other)
-    if not call.name:
-        return False
-    if piece.provider_index is None and piece.name != call.name:
-        return True
-    return call.is_whole() or (bool(call.arguments) and piece.name != call.name)
-
-
 def pieces(raw_calls: Any, *, relay: bool = False, is_message: bool = False) -> tuple[Piece, ...]:
     """The calls of a message, or the pieces of a delta, in OpenAI's form or flat, {name,
     arguments}. `relay`: with their other keys. Raises ProviderError if they are too many."""
@@ -155,10 +154,8 @@ def pieces(raw_calls: Any, *, relay: bool = False, is_message: bool = False) -> 
         return ()
     _check_number(len(raw_calls))
     calls = [raw for raw in raw_calls if isinstance(raw, dict)]
-    return tuple(
-        _piece(raw, position if is_message else _index(raw), relay)
-        for position, raw in enumerate(calls)
-    )
+    indexes = range(len(calls)) if is_message else [_index(raw) for raw in calls]
+    return tuple(_piece(raw, index, relay) for raw, index in zip(calls, indexes, strict=True))
 
 
 def _check_number(calls: int) -> None:
@@ -173,23 +170,16 @@ def _index(raw: JSON) -> int | None:
 
 def _piece(raw: JSON, index: int | None, relay: bool) -> Piece:
     id = _text(raw.get("id") or raw.get("call_id"))
-    function: JSON = raw["function"] if isinstance(raw.get("function"), dict) else raw
-    is_flat = function is raw
-    if is_flat and (raw.get("type") not in _FUNCTION_TYPES or not raw.keys() & _FUNCTION_KEYS):
-        return Piece(index, id, "", "", other=raw)
-    return Piece(
-        index,
-        id,
-        _text(function.get("name")),
-        _text(function.get("arguments")),
-        _others(raw, _CALL_KEYS) if relay and not is_flat else {},
-        _others(function, _FUNCTION_KEYS) if relay and not is_flat else {},
-    )
-
-
-_FUNCTION_TYPES = (None, "", "function", "function_call")
-_CALL_KEYS = {"index", "id", "call_id", "type", "function"}
-_FUNCTION_KEYS = {"name", "arguments"}
+    function = raw.get("function")
+    if not isinstance(function, dict):
+        if raw.get("type") not in _FUNCTION_TYPES or not raw.keys() & _FUNCTION_KEYS:
+            return Piece(index, id, "", "", other=raw)
+        function, relay = raw, False  # flat: its other keys belong to the provider's own form
+    name, arguments = _text(function.get("name")), _text(function.get("arguments"))
+    if not relay:
+        return Piece(index, id, name, arguments)
+    others = _others(raw, _CALL_KEYS), _others(function, _FUNCTION_KEYS)
+    return Piece(index, id, name, arguments, *others)
 
 
 def _others(raw: JSON, keys: set[str]) -> JSON:

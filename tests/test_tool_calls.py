@@ -62,6 +62,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
         ],
         [F, G],
     ),
+    "an index in the first piece only": ([piece(0, "c", "f"), piece(None, None, None, F[1])], [F]),
     "two at once": (
         [
             [*piece(0, "c", "f"), *piece(1, "d", "g")],
