@@ -1,7 +1,6 @@
 """Tier 2: the table of providers, and the settings of the chosen one."""
 
 import re
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from proxy.environment import PLACEHOLDER, Variables, is_url
@@ -19,8 +18,7 @@ _LOOPBACK_OR_TLS = r"https|http://(localhost|\[::1\]|127([.][0-9]{1,3}){3})(:|/|
 class Kind(NamedTuple):
     """One row of the table. An empty default means that the setting is required."""
 
-    # From the base URL, the key, and each public model's names in the order they are asked.
-    make: Callable[[str, str, Mapping[str, tuple[str, ...]]], Provider]
+    make: type[Provider]
     timeout: int  # seconds to the first byte
     wrong_url: str  # the pattern that its base URL must not match
     url_end: str  # what to do about one that does

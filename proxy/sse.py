@@ -6,6 +6,7 @@ at LF, CRLF or CR and nowhere else (so not at U+2028, as str.splitlines has it).
 
 import codecs
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 DONE = b"[DONE]"
 PAUSE = b""  # all that has arrived was yielded; an empty event means as little
@@ -29,22 +30,20 @@ def event(data: bytes) -> bytes:
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The data of each event, as soon as its last byte has arrived, however the bytes were cut;
-    after those of a piece, PAUSE.
+    """The data of each event, as soon as its last byte has arrived, and PAUSE after each piece.
 
     An event that the end of the stream leaves open is yielded too: each is one JSON object or
-    [DONE], so a torn one cannot pass for whole. Raises EventTooLong.
+    [DONE], so half of one is not mistaken for it. Raises EventTooLong.
     """
     data: list[bytes] = []
     size = 0
     is_error = False
-    for lines in _lines(pieces):
+    for lines in _lines(chain(pieces, [b"\n\n"])):  # at the end, what is open is closed
         for line in lines:
             if not line:
-                if is_error:
-                    yield ErrorData(b"\n".join(data))
-                elif data:
-                    yield data[0] if len(data) == 1 else b"\n".join(data)
+                if data or is_error:
+                    joined = b"\n".join(data)
+                    yield ErrorData(joined) if is_error else joined
                 data, size, is_error = [], 0, False
                 continue
             field, _, value = line.partition(b":")
@@ -56,15 +55,11 @@ def events(pieces: Iterable[bytes]) -> Iterator[bytes]:
             elif field == b"event":
                 is_error = value.strip() == b"error"
         yield PAUSE
-    if data:
-        yield (ErrorData if is_error else bytes)(b"\n".join(data))
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    r"""The lines without their ends, as the pieces bring them.
-
-    A CR at the end of a piece may be half a CRLF.
-    """
+    """The lines without their ends, as the pieces bring them. A CR at the end of a piece may be
+    half a CRLF."""
     open_line: list[bytes] = []  # joined once: a line that comes in many pieces stays linear
     size = 0
     after_cr = False
@@ -77,9 +72,8 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = piece.split(b"\n")
         if lines:
-            if open_line:
-                lines[0] = b"".join((*open_line, lines[0]))
-                open_line, size = [], 0
+            lines[0] = b"".join((*open_line, lines[0]))
+            open_line, size = [], 0
             if is_first:
                 lines[0], is_first = lines[0].removeprefix(codecs.BOM_UTF8), False
             yield lines
@@ -88,6 +82,3 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
             size += len(rest)
             if size > MAX_EVENT:
                 raise EventTooLong
-    if open_line:
-        last = b"".join(open_line)
-        yield [last.removeprefix(codecs.BOM_UTF8) if is_first else last]

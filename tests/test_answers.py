@@ -51,7 +51,7 @@ def test_a_stream_has_a_part_for_each_event_and_a_pause_after_each_piece() -> No
         part if isinstance(part, Mark) else part.content for part in parts(*events, stream=True)
     ]
     pauses = [Mark.PAUSE] * 3
-    assert said == ["Hi", "Hi", *pauses, "Hi", Mark.DONE, Mark.PAUSE]
+    assert said == ["Hi", "Hi", *pauses, "Hi", Mark.DONE, Mark.PAUSE, Mark.PAUSE]
 
 
 NONSENSE = {

@@ -96,7 +96,8 @@ def test_what_is_written_is_read_again(data: list[bytes]) -> None:
 def test_a_pause_follows_what_a_piece_brought() -> None:
     """Also where it brought no event: nothing more has come."""
     pieces = [b"data: a\n\ndata: b\n\nda", b"ta: c\n", b"\n"]
-    assert list(sse.events(pieces)) == [b"a", b"b", sse.PAUSE, sse.PAUSE, b"c", sse.PAUSE]
+    told = [b"a", b"b", sse.PAUSE, sse.PAUSE, b"c", sse.PAUSE, sse.PAUSE]  # the last: the end
+    assert list(sse.events(pieces)) == told
 
 
 def test_an_event_as_it_is_sent() -> None:

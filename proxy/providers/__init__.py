@@ -1,8 +1,9 @@
 """What a provider is: how to ask it. Answers and refusals are read the same way for all."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 from proxy.chat_request import ChatRequest
 
@@ -17,36 +18,20 @@ class UpstreamRequest:
     ignored: tuple[str, ...] = ()
 
 
-class Provider(Protocol):
+@dataclass(frozen=True)
+class Provider(ABC):
     """One way to ask a model. Configured once, then shared by all requests."""
 
-    @property
-    def name(self) -> str:
-        """The value of LLAMA_PROVIDER that chooses it."""
+    base_url: str
+    key: str = field(repr=False)  # tier 2; empty where none is sent
+    models: Mapping[str, tuple[str, ...]]  # public name, default first -> its names, first to last
 
-    @property
-    def key(self) -> str:
-        """Tier 2; empty where none is sent."""
+    name: ClassVar[str]  # the value of LLAMA_PROVIDER that chooses it
+    request_id_header: ClassVar[str]  # identifies a request for the provider's support
+    address_settings: ClassVar[str]  # what to check if it answers that the address is wrong
+    token_limit: ClassVar[int | None]  # where an answer is cut, if the caller sets no limit
+    relays_unknown: ClassVar[bool]  # also keys that this proxy does not know, both ways
 
-    @property
-    def models(self) -> Mapping[str, tuple[str, ...]]:
-        """By public name, the default first: the provider's names, in the order to ask them."""
-
-    @property
-    def token_limit(self) -> int | None:
-        """Tokens at which an answer is cut silently, if the caller sets no limit."""
-
-    @property
-    def relays_unknown(self) -> bool:
-        """Whether keys that this proxy does not know are relayed, in both directions."""
-
-    @property
-    def request_id_header(self) -> str:
-        """The response header that identifies a request for the provider's support."""
-
-    @property
-    def address_settings(self) -> str:
-        """What to check if the provider answers that there is nothing at the address."""
-
+    @abstractmethod
     def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:
         """What to send. `model`: one of the provider's names."""

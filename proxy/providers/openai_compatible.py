@@ -4,28 +4,19 @@ OpenAI itself, Anthropic's compatible endpoint, Ollama, vLLM, llama.cpp, Workers
 another proxy like this one.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
-
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
-from proxy.providers import UpstreamRequest
+from proxy.providers import Provider, UpstreamRequest
 
 
-@dataclass(frozen=True)
-class OpenAICompatible:
+class OpenAICompatible(Provider):
     """The provider `openai`: it relays, with the model mapped and the answer completed."""
 
-    base_url: str
-    key: str = field(repr=False)  # empty: none is sent, as for a local server
-    models: Mapping[str, tuple[str, ...]]
-
-    name: ClassVar[str] = "openai"
-    request_id_header: ClassVar[str] = "x-request-id"
-    address_settings: ClassVar[str] = "LLAMA_PROVIDER_BASE_URL and LLAMA_PROVIDER_MODELS"
-    token_limit: ClassVar[None] = None
-    relays_unknown: ClassVar[bool] = True
+    name = "openai"
+    request_id_header = "x-request-id"
+    address_settings = "LLAMA_PROVIDER_BASE_URL and LLAMA_PROVIDER_MODELS"
+    token_limit = None
+    relays_unknown = True
 
     def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:
         body = {**chat.options, "model": model, "messages": chat.messages}

@@ -4,13 +4,10 @@ https://developers.cloudflare.com/workers-ai/models/ has the schema of each mode
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
-from proxy.providers import UpstreamRequest
+from proxy.providers import Provider, UpstreamRequest
 from proxy.strict_json import JSON
 
 # What its models accept; some refuse a body with any other key (5006).
@@ -23,35 +20,22 @@ _OPTIONS = {
 }
 # fmt: on
 _UNDERSTOOD = _OPTIONS | {"max_completion_tokens", "n", "stream_options"}
-_OF_TOOLS = {"tool_choice", "parallel_tool_calls"}  # they are refused without tools
 _MESSAGE_KEYS = ("tool_calls", "tool_call_id", "name", "function_call")
 _NAME = re.compile("[A-Za-z0-9_.-]{1,64}")
 
 
-@dataclass(frozen=True)
-class WorkersAI:
-    """The provider `workers-ai`."""
+class WorkersAI(Provider):
+    """The provider `workers-ai`. Its names for models go into the path."""
 
-    base_url: str
-    key: str = field(repr=False)
-    models: Mapping[str, tuple[str, ...]]  # Workers AI's names, which go into the path
-
-    name: ClassVar[str] = "workers-ai"
-    request_id_header: ClassVar[str] = "cf-ai-req-id"
-    address_settings: ClassVar[str] = "CLOUDFLARE_ACCOUNT_ID and LLAMA_PROVIDER_BASE_URL"
-    token_limit: ClassVar[int] = 256  # its default for max_tokens since 2025-02-21
-    relays_unknown: ClassVar[bool] = False
+    name = "workers-ai"
+    request_id_header = "cf-ai-req-id"
+    address_settings = "CLOUDFLARE_ACCOUNT_ID and LLAMA_PROVIDER_BASE_URL"
+    token_limit = 256  # its default for max_tokens since 2025-02-21
+    relays_unknown = False
 
     def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:
-        body: JSON = {"messages": [_message(message) for message in chat.messages]}
-        given = {name: value for name, value in chat.options.items() if value != []}
-        if chat.options.get("tools") == []:
-            given = {k: v for k, v in given.items() if k not in _OF_TOOLS}
-        body |= {name: value for name, value in given.items() if name in _OPTIONS}
-        if chat.max_tokens:
-            body["max_tokens"] = chat.max_tokens
-        json_mode = _unwrap_response_format(body)
-        if chat.stream and not json_mode:  # they do not go together there
+        body = {"messages": [_message(message) for message in chat.messages], **_options(chat)}
+        if chat.stream and "response_format" not in body:  # they do not go together there
             body["stream"] = True
         names = sorted(filter(_NAME.fullmatch, chat.options.keys() - _UNDERSTOOD))
         return UpstreamRequest(
@@ -74,13 +58,18 @@ def _message(message: JSON) -> JSON:
     return {"role": role, "content": content, **more}
 
 
-def _unwrap_response_format(body: JSON) -> bool:
-    """Whether JSON is asked for. Its json_schema is the bare schema; plain text is not known."""
-    wanted = body.get("response_format", {})
-    if wanted.get("type") == "text":
-        del body["response_format"]
-        return False
-    schema = wanted.get("json_schema")
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        body["response_format"] = wanted | {"json_schema": schema["schema"]}
-    return bool(wanted)
+def _options(chat: ChatRequest) -> JSON:
+    given = chat.options
+    options = {name: given[name] for name in given if name in _OPTIONS and given[name] != []}
+    if given.get("tools") == []:  # these are refused without tools
+        options.pop("tool_choice", None)
+        options.pop("parallel_tool_calls", None)
+    if chat.max_tokens:
+        options["max_tokens"] = chat.max_tokens
+    json_mode = options.pop("response_format", {})
+    if json_mode and json_mode.get("type") != "text":  # plain text is not known
+        schema = json_mode.get("json_schema")
+        if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
+            json_mode = json_mode | {"json_schema": schema["schema"]}  # the bare one
+        options["response_format"] = json_mode
+    return options
