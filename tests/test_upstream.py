@@ -21,7 +21,7 @@ from crowd import Provider, answering, full_listener, received, reset
 from serving import DEADLINE, HOST, PROVIDER_KEY, wait_until
 
 from emulator import Emulator
-from proxy import __version__, upstream
+from proxy import __version__, connections, upstream
 from proxy.errors import ProviderError
 from proxy.providers import UpstreamRequest
 from proxy.upstream import Reply, Upstream
@@ -359,6 +359,14 @@ def test_a_certificate_that_nobody_signed(authority: Authority) -> None:
     with answering(OK, tls=authority.context) as provider:
         assert told(failure(post(provider.url))) == UNREACHABLE
     assert provider.requests == []
+
+
+def test_a_certificate_of_the_usual_authorities(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "DEFAULT_CA_BUNDLE_PATH", authority.bundle)
+    with answering(OK, tls=authority.context) as provider:
+        assert read(post(provider.url)) == b"{}"
 
 
 def test_https_to_a_port_that_speaks_none(emulator: Emulator) -> None:
