@@ -3,15 +3,15 @@
 https://platform.openai.com/docs/api-reference/chat/create
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from proxy import strict_json
 from proxy.errors import CallerError
 from proxy.strict_json import JSON
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")  # in an assistant's
 
 
@@ -69,14 +69,11 @@ def _fields(body: bytes) -> JSON:
         raise CallerError("invalid_json", f"The body was refused: {error}.") from None
     if not isinstance(fields, dict):
         raise CallerError("invalid_json", "The body must be a JSON object with 'messages'.")
+    for name, what in _misfits(fields, _FIELDS):
+        raise CallerError("invalid_parameter", f"'{name}' must be {what}.", param=name)
     given = {name: value for name, value in fields.items() if value is not None}
-    for name in sorted(given.keys() & _CHECKS.keys()):
-        fits, what = _CHECKS[name]
-        if not fits(given[name]):
-            raise CallerError("invalid_parameter", f"'{name}' must be {what}.", param=name)
-        if fits in _WHOLE_NUMBERS:
-            given[name] = int(given[name])  # 4096.0 is one too
-    return given
+    whole = {name: int(value) for name, value in given.items() if name in _WHOLE_NUMBERS}
+    return given | whole
 
 
 def _model(model: str | None, models: Collection[str]) -> str:
@@ -99,13 +96,10 @@ def _messages(messages: Any) -> list[JSON]:
 def _check_message(at: str, message: Any) -> None:
     if not isinstance(message, dict):
         raise _bad_message(at, "an object with 'role' and 'content'")
-    if message.get("role") not in ROLES:
-        raise _bad_message(f"{at}.role", f"one of {', '.join(ROLES)}")
-    for name, value in message.items():
-        if name in _MESSAGE_CHECKS and value is not None:
-            fits, what = _MESSAGE_CHECKS[name]
-            if not fits(value):
-                raise _bad_message(f"{at}.{name}", what)
+    if message.get("role") not in _ROLES:
+        raise _bad_message(f"{at}.role", f"one of {', '.join(_ROLES)}")
+    for name, what in _misfits(message, _MESSAGE_FIELDS):
+        raise _bad_message(f"{at}.{name}", what)
     content = message.get("content")
     if isinstance(content, list):
         _check_content_parts(f"{at}.content", content)
@@ -133,86 +127,73 @@ def _bad_message(at: str, what: str) -> CallerError:
     return CallerError("invalid_messages", f"'{at}' must be {what}.", param=at)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)  # True is an int
+class _Check(NamedTuple):
+    """What a value must be. Types are compared exactly, since True is an int to isinstance."""
+
+    what: str
+    types: tuple[type, ...]
+    fits: Callable[[Any], bool] = lambda _value: True
 
 
-def _is_whole(value: Any) -> bool:
+def _misfits(fields: JSON, checks: Mapping[str, _Check]) -> Iterator[tuple[str, str]]:
+    """The names of the fields that are not what they must be, and what that is."""
+    for name, value in fields.items():
+        check = checks.get(name)
+        if check and value is not None and not (type(value) in check.types and check.fits(value)):
+            yield name, check.what
+
+
+def _is_whole(number: float) -> bool:
     """As in JSON Schema, 4096.0 and 1e3 are whole numbers."""
-    return _is_number(value) and abs(value) <= _MAX_WHOLE and value == int(value)
+    return abs(number) <= 1e40 and number == int(number)
 
 
-def _is_at_least_one(value: Any) -> bool:
-    return _is_whole(value) and value > 0
+_STRING = _Check("a string", (str,))
+_OBJECT = _Check("an object", (dict,))
+_STRING_OR_OBJECT = _Check("a string or an object", (str, dict))
+_OBJECTS = _Check("a list of objects", (list,), lambda items: {*map(type, items)} <= {dict})
+_STRINGS = _Check("a string or a list of strings", (str, list), lambda v: {*map(type, v)} <= {str})
+_TRUE_OR_FALSE = _Check("true or false", (bool,))
+_NUMBER = _Check("a number", (int, float))
+_WHOLE = _Check("a whole number, at most 1e40", (int, float), _is_whole)
+_LIMIT = _Check(
+    "a whole number over 0, at most 1e40", (int, float), lambda n: n > 0 and _is_whole(n)
+)
+_ONE = _Check("1: this proxy gives one choice", (int, float), lambda number: number == 1)
+_FUNCTION_CALL = _Check(
+    "an object with the strings 'name' and 'arguments'",
+    (dict,),
+    lambda call: type(call.get("name")) is type(call.get("arguments")) is str,
+)
 
-
-def _is_one(value: Any) -> bool:
-    return _is_whole(value) and value == 1
-
-
-def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
-
-
-def _is_function_call(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name), str) for name in ("name", "arguments")
-    )
-
-
-_MAX_WHOLE = 1e40
-_WHOLE_NUMBERS = (_is_whole, _is_at_least_one, _is_one)
-
-_Check = tuple[Callable[[Any], bool], str]
-_TRUE_OR_FALSE: _Check = (lambda value: isinstance(value, bool), "true or false")
-_STRING: _Check = (lambda value: isinstance(value, str), "a string")
-_OBJECT: _Check = (lambda value: isinstance(value, dict), "an object")
-_STRING_OR_OBJECT: _Check = (lambda value: isinstance(value, str | dict), "a string or an object")
-_OBJECTS: _Check = (lambda value: _is_list_of(dict, value), "a list of objects")
-_NUMBER: _Check = (_is_number, "a number")
-_WHOLE: _Check = (_is_whole, "a whole number, at most 1e40")
-_AT_LEAST_ONE: _Check = (_is_at_least_one, "a whole number over 0, at most 1e40")
-
-_MESSAGE_CHECKS: dict[str, _Check] = {
+_MESSAGE_FIELDS = {
     "name": _STRING,
     "tool_call_id": _STRING,
     "tool_calls": _OBJECTS,
-    "function_call": (_is_function_call, "an object with the strings 'name' and 'arguments'"),
+    "function_call": _FUNCTION_CALL,
     "refusal": _STRING,
     "audio": _OBJECT,
 }
 
-# Types, and what our own work rests on; all other ranges are the provider's business.
-_CHECKS: dict[str, _Check] = {
-    "model": _STRING,
-    "stream": _TRUE_OR_FALSE,
-    "stream_options": _OBJECT,
-    "max_tokens": _AT_LEAST_ONE,
-    "max_completion_tokens": _AT_LEAST_ONE,
-    "n": (_is_one, "1: this proxy gives one choice"),
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "frequency_penalty": _NUMBER,
-    "presence_penalty": _NUMBER,
-    "repetition_penalty": _NUMBER,
-    "top_k": _WHOLE,
-    "seed": _WHOLE,
-    "top_logprobs": _WHOLE,
-    "logprobs": _TRUE_OR_FALSE,
-    "parallel_tool_calls": _TRUE_OR_FALSE,
-    "stop": (
-        lambda value: isinstance(value, str) or _is_list_of(str, value),
-        "a string or a list of strings",
+# Types, and what this proxy itself relies on; all other ranges are left to the provider.
+_NAMES: dict[_Check, tuple[str, ...]] = {
+    _STRING: ("model", "reasoning_effort", "lora"),
+    _STRINGS: ("stop",),
+    _STRING_OR_OBJECT: ("tool_choice", "function_call"),
+    _OBJECT: ("stream_options", "response_format", "logit_bias", "chat_template_kwargs"),
+    _OBJECTS: ("tools", "functions"),
+    _TRUE_OR_FALSE: ("stream", "logprobs", "parallel_tool_calls"),
+    _LIMIT: ("max_tokens", "max_completion_tokens"),
+    _WHOLE: ("top_k", "seed", "top_logprobs"),
+    _ONE: ("n",),
+    _NUMBER: (
+        "temperature",
+        "top_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
     ),
-    "tools": _OBJECTS,
-    "tool_choice": _STRING_OR_OBJECT,
-    "functions": _OBJECTS,
-    "function_call": _STRING_OR_OBJECT,
-    "response_format": _OBJECT,
-    "logit_bias": _OBJECT,
-    "chat_template_kwargs": _OBJECT,
-    "reasoning_effort": _STRING,
-    "lora": _STRING,
 }
-
-PARAMETERS = frozenset({"messages", *_CHECKS})
+_FIELDS = {name: check for check, names in _NAMES.items() for name in names}
+_WHOLE_NUMBERS = {*_NAMES[_LIMIT], *_NAMES[_WHOLE], *_NAMES[_ONE]}
+PARAMETERS = frozenset({"messages", *_FIELDS})
