@@ -8,17 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import serving
 from serving import ACCOUNT, BLANK, DEADLINE, HOST, KEY, PROVIDER_KEY, Server
 
 from emulator import Emulator
+from proxy import environment
 from proxy.settings import Settings
-from scripts.run import _key_for_this_run
+from scripts.run import _key_for_this_run, main
 
 COMMAND = [sys.executable, "-m", "scripts.run"]
 
@@ -168,7 +170,7 @@ def test_under_nohup_a_closed_terminal_does_not_end_it(tmp_path: Path) -> None:
         assert "brave knight" in paste(printed_curl(server.log)).stdout
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("delay", [0.0, 0.4, 0.8])
 def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
     """At any moment of the start: quickly, without a traceback, and with nothing left behind."""
     log_file, port = tmp_path / "log", serving.free_port()
@@ -192,43 +194,54 @@ def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
     serving.wait_until(lambda: not any(map(is_running, gunicorns(log_text))))
 
 
-def ends(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command, where it ends by itself."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=serving.ROOT,
-        env={**serving.system_environment(), **BLANK, **env},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
+class Ended(NamedTuple):
+    status: int
+    text: str
 
 
-def said(result: subprocess.CompletedProcess[str]) -> str:
-    return result.stdout + result.stderr
+Ends = Callable[..., Ended]
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ends:
+    """The command, where it ends by itself, in this process."""
+
+    def main_with(**env: str) -> Ended:
+        monkeypatch.setattr(os, "environ", {**BLANK, **env})
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        return Ended(main(), capsys.readouterr().out)
+
+    return main_with
 
 
 def test_a_taken_port_is_one_line_that_names_a_free_one() -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        result = ends(PORT=str(port))
+        result = subprocess.run(
+            COMMAND,
+            cwd=serving.ROOT,
+            env={**serving.system_environment(), **BLANK, "PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
     assert result.returncode == 1
-    (line,) = said(result).splitlines()
+    (line,) = (result.stdout + result.stderr).splitlines()
     found = re.fullmatch(rf"Port {port} is taken; choose another: make run PORT=([0-9]+)", line)
     assert found, line
     assert int(found[1]) != port
 
 
 @pytest.mark.parametrize("port", ["abc", "70000", "-1", "0", "²", "8000.0"])
-def test_a_wrong_port_is_one_line(port: str) -> None:
-    result = ends(PORT=port)
-    assert result.returncode == 1
-    (line,) = said(result).splitlines()
+def test_a_wrong_port_is_one_line(ends: Ends, port: str) -> None:
+    status, text = ends(PORT=port)
+    assert status == 1
+    (line,) = text.splitlines()
     assert re.search(r"from 1 to 65535.* make run PORT=[0-9]+$", line)
 
 
 def test_an_argument_is_refused() -> None:
-    result = ends("key", WORKER_ACCESS_KEY=KEY)
+    result = subprocess.run([*COMMAND, "key"], cwd=serving.ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
     assert "no arguments" in result.stderr
 
@@ -256,18 +269,6 @@ def test_the_key_of_the_run_is_valid_beside_the_own_keys(own: dict[str, str]) ->
     assert key not in keys
 
 
-def test_with_an_own_key_all_that_it_prints_works_and_the_key_is_not_shown(tmp_path: Path) -> None:
-    with run(tmp_path / "log", **OWN_KEYS["both"]) as server:
-        log = server.log
-        assert "brave knight" in paste(printed_curl(log)).stdout
-        assert "brave knight" in python(printed_python(log)).stdout
-        own = printed_curl(log).replace(printed_export(log).partition("=")[2], KEY)
-        assert KEY in own
-        assert "brave knight" in paste(own).stdout
-        assert "Your own keys work too" in log
-    assert KEY not in server.log
-
-
 def copied_project(folder: Path) -> Path:
     serving.copy_project(folder)
     for name in ("scripts", "emulator"):
@@ -275,17 +276,23 @@ def copied_project(folder: Path) -> Path:
     return folder
 
 
-def test_the_key_may_be_in_the_file(tmp_path: Path) -> None:
+def test_an_own_key_in_the_file_works_and_is_not_shown(tmp_path: Path) -> None:
     (folder := tmp_path / "a folder's name").mkdir()
-    (copied_project(folder) / ".env").write_text(f"WORKER_ACCESS_KEY={KEY}\n")
+    lines = "".join(f"{name}={value}\n" for name, value in OWN_KEYS["both"].items())
+    (copied_project(folder) / ".env").write_text(lines)
     port = serving.free_port()
     env = {"HOME": "/home/somebody", "PORT": str(port)}
     with serving.started(COMMAND, port, env, tmp_path / "log", folder) as server:
         serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
-        script = f"{printed_export(server.log)}\n{printed_curl(server.log)}"
+        log = server.log
+        assert "Your own keys work too" in log
+        script = f"{printed_export(log)}\n{printed_curl(log)}"
         for shell in filter(shutil.which, ("bash", "dash", "zsh")):
             assert "brave knight" in paste(script, tmp_path, shell).stdout
-        assert KEY not in server.log
+        own = printed_curl(log).replace(printed_export(log).partition("=")[2], KEY)
+        assert KEY in own
+        assert "brave knight" in paste(own).stdout
+    assert KEY not in server.log
 
 
 # --- with settings that are missing or wrong ------------------------------------------------------
@@ -314,19 +321,18 @@ NOT_READY = {
 
 @pytest.mark.parametrize(("env", "expected"), NOT_READY.values(), ids=NOT_READY)
 def test_it_says_what_is_missing_and_shows_no_example(
-    env: dict[str, str], expected: list[str]
+    ends: Ends, env: dict[str, str], expected: list[str]
 ) -> None:
-    result = ends(**env)
-    assert result.returncode == 1
-    text = said(result)
+    status, text = ends(**env)
+    assert status == 1
     assert [part for part in expected if part not in text] == []
     assert "Not ready, because" in text
     for absent in ("curl", "Serving", "import", "export", KEY, ACCOUNT, PROVIDER_KEY):
         assert absent not in text
 
 
-def test_what_is_set_but_wrong_is_not_to_be_got_elsewhere() -> None:
-    text = said(ends(CLOUDFLARE_ACCOUNT_ID="not an id", LLAMA_PROVIDER_API_KEY=PROVIDER_KEY))
+def test_a_wrong_account_id_is_not_described_as_missing(ends: Ends) -> None:
+    _, text = ends(CLOUDFLARE_ACCOUNT_ID="not an id", LLAMA_PROVIDER_API_KEY=PROVIDER_KEY)
     assert "CLOUDFLARE_ACCOUNT_ID: must be" in text
     assert "Get it here" not in text
 
@@ -340,21 +346,15 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_file_that_cannot_be_read_is_a_problem_and_not_offline(
-    content: bytes, tmp_path: Path
+    ends: Ends, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (copied_project(tmp_path) / ".env").write_bytes(content)
-    result = subprocess.run(
-        COMMAND,
-        cwd=tmp_path,
-        env=serving.system_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-    assert result.returncode == 1
-    assert "OFFLINE" not in said(result)
-    assert "Not ready, because" in result.stdout
-    problems = [line for line in result.stdout.splitlines() if line.startswith("- ")]
+    monkeypatch.setattr(environment, "ENV_FILE", tmp_path / ".env")
+    (tmp_path / ".env").write_bytes(content)
+    status, text = ends()
+    assert status == 1
+    assert "OFFLINE" not in text
+    assert "Not ready, because" in text
+    problems = [line for line in text.splitlines() if line.startswith("- ")]
     assert problems
     assert all(line.startswith("- .env: ") for line in problems)
 
