@@ -118,6 +118,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             pass  # the connection is over
         except Exception as error:
             self.handle_error(None, client, addr, error)
+            with suppress(OSError), gevent.Timeout(_PATIENCE, False):
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(_PIECE):  # see handle_request
+                    pass
         finally:
             util.close(client)
 

@@ -222,6 +222,19 @@ def test_an_answer_is_readable_while_five_megabytes_are_on_their_way(
     assert error_of(answer_to(proxy, request(b"x" * 5_000_000, key=key))) == expected
 
 
+def test_a_refused_head_is_answered_before_its_body_is_read(proxy: Server) -> None:
+    """A client that sends on does not meet a reset, and can read the answer."""
+    sent = request(b"x" * 1000, length=5_000_000).replace(b"\r\n", b"\r\nno colon\r\n", 1)
+    with proxy.connect() as connection:
+        connection.sendall(sent)
+        answer = read_until(connection, b"}}")
+        for _ in range(10):
+            connection.sendall(b"x" * 100_000)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_wrong_key_is_refused_before_a_gigabyte_is_sent(proxy: Server) -> None:
     with proxy.connect() as connection:
         connection.sendall(request(b"x", key="wrong", length=10**9))

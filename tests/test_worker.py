@@ -189,7 +189,8 @@ def test_the_requests_of_a_connection(sent: bytes, statuses: list[int]) -> None:
 
 
 def test_a_refused_head_has_no_body() -> None:
-    whole = received(serving_worker(), b"HEAD / HTTP/1.1\r\nno colon\r\n\r\n")
+    unread = b"x" * 20_000
+    whole = received(serving_worker(), b"HEAD / HTTP/1.1\r\nno colon\r\n\r\n" + unread)
     assert whole.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert whole.endswith(b"\r\n\r\n")
 
