@@ -124,87 +124,28 @@ def answer(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[s
     return {"id": "x", "object": "x", "created": 1, "model": "x", "choices": [choice], **more}
 
 
-@pytest.mark.parametrize(
-    ("body", "message", "finish", "more"),
-    [
-        (
-            answer({"role": "assistant", "content": "Hi", "refusal": None}, usage=used(9, 3)),
-            {"content": "Hi"},
-            "stop",
-            {"usage": used(9, 3)},
-        ),
-        (
-            answer({"content": "Hi"}, system_fingerprint="fp", service_tier="default"),
-            {"content": "Hi"},
-            "stop",
-            {"system_fingerprint": "fp", "service_tier": "default"},
-        ),
-        (
-            answer({"content": None, "refusal": "No."}),
-            {"content": None, "refusal": "No."},
-            "stop",
-            {},
-        ),
-        (
-            answer({"content": "Hi", "annotations": [{"type": "url_citation"}]}),
-            {"content": "Hi", "annotations": [{"type": "url_citation"}]},
-            "stop",
-            {},
-        ),
-        (
-            answer({"content": None, "tool_calls": [CALL]}, "tool_calls"),
-            {"content": None, "tool_calls": [CALL]},
-            "tool_calls",
-            {},
-        ),
-        (answer({"content": ""}, "length"), {"content": ""}, "length", {}),
-        (answer({"content": ""}, None), {"content": ""}, "stop", {}),
-        (
-            answer({"content": "a"}, None, usage=used(1, 4096)),
-            {"content": "a"},
-            "stop",
-            {"usage": used(1, 4096)},
-        ),
-        (answer({"content": "a"}, "content_filter"), {"content": "a"}, "content_filter", {}),
-        (answer({"content": "a"}, "eos"), {"content": "a"}, "stop", {}),
-        (
-            answer({"content": "4", "reasoning": "Hm"}),
-            {"content": "4", "reasoning_content": "Hm"},
-            "stop",
-            {},
-        ),
-        (
-            answer(
-                {"content": "a"},
-                usage=used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
-            ),
-            {"content": "a"},
-            "stop",
-            {"usage": used(9, 3, completion_tokens_details={"reasoning_tokens": 2})},
-        ),
-    ],
-)
-def test_answers(body: Any, message: Any, finish: str, more: Any) -> None:
+DETAILS = {"completion_tokens_details": {"reasoning_tokens": 2}}
+ANSWERS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {  # message, finish, beside it
+    "usage": ({"content": "Hi"}, "stop", {"usage": used(9, 3, **DETAILS)}),
+    "no limit is guessed": ({"content": "a"}, None, {"usage": used(1, 4096)}),
+    "other fields": ({"content": "Hi"}, "stop", {"system_fingerprint": "fp"}),
+    "a refusal": ({"content": None, "refusal": "No."}, "stop", {}),
+    "annotations": ({"content": "Hi", "annotations": [{"type": "url_citation"}]}, "stop", {}),
+    "a call": ({"content": None, "tool_calls": [CALL]}, "tool_calls", {}),
+    "an empty text": ({"content": ""}, "length", {}),
+    "reasoning": ({"content": "4", "reasoning_content": "Hm"}, "content_filter", {}),
+}
+
+
+@pytest.mark.parametrize(("message", "finish", "more"), ANSWERS.values(), ids=ANSWERS)
+def test_answers(message: dict[str, Any], finish: str | None, more: dict[str, Any]) -> None:
     """Unchanged in meaning; id, time and the model's public name are ours."""
-    expected = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1_790_000_000,
-        "model": "m",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "refusal": None, **message},
-                "logprobs": None,
-                "finish_reason": finish,
-            }
-        ],
-        "usage": ZEROS,
-        **more,
-    }
-    assert whole(PROVIDER, body) == expected
-    told = Told.by(streamed(PROVIDER, [strict_json.dumps(body)], is_event_stream=False))
-    assert (told.text, told.finish) == (message["content"] or "", finish)
+    completion = whole(PROVIDER, answer(message, finish, **more))
+    (choice,) = completion.pop("choices")
+    assert choice["message"] == {"role": "assistant", "refusal": None, **message}
+    assert choice["finish_reason"] == (finish or "stop")
+    ours = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1_790_000_000, "model": "m"}
+    assert completion == {**ours, "usage": ZEROS, **more}
 
 
 def chunk(delta: dict[str, Any], finish: Any = None, **more: Any) -> dict[str, Any]:
