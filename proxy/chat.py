@@ -115,9 +115,8 @@ def _open(
 ) -> _Parts:
     """Send the request to one model, and wait for the status of the response."""
     to_send, entry = provider.request(chat, model), g.entry
-    entry.provider, entry.provider_model = provider.name, model
-    if len(provider.models[chat.model]) > 1:
-        g.answer_headers["X-Provider-Model"] = model
+    entry.provider, entry.provider_model, entry.provider_request_id = provider.name, model, None
+    g.answer_headers = {"X-Provider-Model": model} if len(provider.models[chat.model]) > 1 else {}
     reply = upstream.open(to_send, call)
     resources.callback(reply.close)
     entry.provider_status = reply.status

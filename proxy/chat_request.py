@@ -3,6 +3,7 @@
 https://platform.openai.com/docs/api-reference/chat/create
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -61,7 +62,7 @@ class ChatRequest:
 
 
 def _fields(body: bytes) -> JSON:
-    if not body.strip(b" \t\r\n"):
+    if not body.removeprefix(BOM_UTF8).strip(b" \t\r\n"):
         raise CallerError("invalid_json", "The body is empty; send an object with 'messages'.")
     try:
         fields = strict_json.loads(body)

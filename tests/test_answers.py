@@ -137,6 +137,14 @@ def test_an_event_named_error(data: bytes, code: str) -> None:
         list(parts(b"event: error\ndata: " + data, stream=True))
 
 
+def test_an_event_named_error_has_the_headers_of_its_response() -> None:
+    headers = {"X-Should-Retry": "false", "Retry-After": "7"}
+    data = b'event: error\ndata: {"message":"overloaded"}\n\n'
+    with pytest.raises(ProviderError) as caught:
+        list(answers.parts(PROVIDER, chat(), Reply([data], headers=headers)))  # type: ignore[arg-type]
+    assert caught.value.headers == headers
+
+
 def test_an_error_in_a_list() -> None:
     with pytest.raises(CallerError):
         list(parts(b'[{"error":{"code":400,"message":"x"}}]'))

@@ -80,7 +80,7 @@ def test_the_body_is_a_json_object(body: bytes) -> None:
     assert (error.code, error.param) == ("invalid_json", None)
 
 
-@pytest.mark.parametrize("body", [b"", b" ", b"\r\n\t "])
+@pytest.mark.parametrize("body", [b"", b" ", b"\r\n\t ", b"\xef\xbb\xbf\n"])
 def test_an_empty_body(body: bytes) -> None:
     error = refusal(body)
     assert (error.code, error.param) == ("invalid_json", None)

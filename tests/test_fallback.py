@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+import responses
 import serving
 from conftest import Serve
 from flask.testing import FlaskClient
@@ -165,3 +166,18 @@ def test_a_model_withdrawn_under_load_loses_no_request(
     assert len(texts) == 100
     assert all(texts)
     assert {A, B} == set(asked(emulator))
+
+
+def test_the_headers_of_a_refusal_are_not_the_answers(caplog: pytest.LogCaptureFixture) -> None:
+    env = serving.settings("https://provider.example", "openai", LLAMA_PROVIDER_MODELS="chat=a|b")
+    text = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    theirs = {"X-Request-Id": "theirs", "X-Ignored-Parameters": "seed"}
+    with responses.RequestsMock() as provider:
+        url = "https://provider.example/v1/chat/completions"
+        provider.post(url, status=429, json={}, headers=theirs)
+        provider.post(url, json=text)
+        response = ask(create_app(env).test_client())
+    response.close()
+    assert response.headers["X-Provider-Model"] == "b"
+    assert not {"X-Ignored-Parameters", "X-Provider-Request-Id"} & set(response.headers.keys())
+    assert caplog.records[-1].args[0].to_json()["provider_request_id"] is None

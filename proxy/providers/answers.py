@@ -59,7 +59,9 @@ def _events(
         for data in sse.events(pieces):
             data = data if data[:1] == b"{" else type(data)(data.strip())
             if isinstance(data, sse.ErrorData):
-                raise _refused(provider, chat, Refusal(200, frame=_error_frame(data)))
+                raise _refused(
+                    provider, chat, Refusal(200, reply.headers, frame=_error_frame(data))
+                )
             if data == sse.DONE:
                 yield Mark.DONE
             elif data in _KEEP_ALIVES:
