@@ -29,11 +29,12 @@ _LIMITS = (None, "max_tokens", "max_completion_tokens")  # None: the provider di
 
 def run(settings: Settings, *, live: bool) -> int:
     """Print a line for each fact, warning and problem. The exit status is 1 after a problem."""
-    for name, fingerprint in settings.keys.fingerprints.items():
-        print(f"ok: tier 1: the key of {name} has the fingerprint {fingerprint}")
+    for name, digest in settings.keys.digests.items():
+        print(f"ok: tier 1: the key of {name} has the fingerprint {keys.fingerprint(digest)}")
     provider = settings.provider
     if provider:
-        key = f"key {keys.fingerprint(provider.key)}" if provider.key else "no key"
+        fingerprint = keys.fingerprint(keys.digest(provider.key))
+        key = f"key {fingerprint}" if provider.key else "no key"
         print(f"ok: tier 2: {provider.name}, {key}, models {', '.join(provider.models)}")
     for warning in settings.warnings:
         print(f"warning: {warning}")

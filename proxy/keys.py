@@ -3,27 +3,20 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MASTER = "master"  # the name of WORKER_ACCESS_KEY
 NAME = "[A-Za-z0-9._-]{1,64}"
 
 
+@dataclass(frozen=True)
 class Keys:
     """Digests of keys by the keys' names."""
 
-    def __init__(self, digests: Mapping[str, bytes]) -> None:
-        self._digests = dict(digests)
+    digests: Mapping[str, bytes] = field(repr=False)
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def __repr__(self) -> str:
-        return f"Keys({', '.join(self._digests)})"
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """By the keys' names."""
-        return {name: value.hex()[:8] for name, value in self._digests.items()}
+        return bool(self.digests)
 
     def owner(self, authorization: str) -> str | None:
         """The name of the key in an Authorization header; None if it is not one of these keys.
@@ -35,12 +28,9 @@ class Keys:
         if scheme.lower() != "bearer":  # case-insensitive: RFC 9110, 11.1
             return None
         presented = digest(token.strip(" "))
-        owners = [
-            name
-            for name, expected in self._digests.items()
-            if hmac.compare_digest(presented, expected)
-        ]
-        return owners[-1] if owners else None
+        compare = hmac.compare_digest
+        owners = [name for name, known in self.digests.items() if compare(presented, known)]
+        return owners[0] if owners else None
 
 
 def digest(key: str) -> bytes:
@@ -48,6 +38,6 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def fingerprint(key: str) -> str:
-    """Enough of a key's digest to recognise it, too little to be of use to a thief."""
-    return digest(key).hex()[:8]
+def fingerprint(digest: bytes) -> str:
+    """Enough to recognise a key, too little to be of use to a thief."""
+    return digest.hex()[:8]
