@@ -56,25 +56,21 @@ def test_the_smallest_request() -> None:
 # --- the body ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"hello",
-        b"messages=Hi",
-        b'{"messages":[],"messages":[]}',
-        b'{"temperature":NaN}',
-        b'{"temperature":1e400}',
-        b"\xff",
-        '{"messages":[]}'.encode("utf-16"),
-        b"[" * 100_000,
-        b"null",
-        b'"Hi"',
-        b"42",
-        b'[{"role":"user","content":"Hi"}]',
-    ],
-)
+NO_OBJECTS = [
+    b"{",
+    b"hello",
+    b"messages=Hi",
+    b"\xff",
+    b"null",
+    b'"Hi"',
+    b"42",
+    b"[{}]",
+    b"[" * 100_000,
+]
+NO_OBJECTS += [b'{"messages":[],"messages":[]}', b'{"temperature":NaN}', b'{"temperature":1e400}']
+
+
+@pytest.mark.parametrize("body", [*NO_OBJECTS, '{"messages":[]}'.encode("utf-16")])
 def test_the_body_is_a_json_object(body: bytes) -> None:
     error = refusal(body)
     assert (error.code, error.param) == ("invalid_json", None)
@@ -87,10 +83,6 @@ def test_an_empty_body(body: bytes) -> None:
     assert error.message.startswith("The body is empty; ")
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
-    assert read(b'\xef\xbb\xbf{"messages":[{"role":"user","content":"Hi"}]}') == ask()
-
-
 def test_the_message_tells_the_place_and_quotes_nothing() -> None:
     error = refusal(b'{"messages": secret}')
     assert "line 1, column 14" in error.message
@@ -100,46 +92,26 @@ def test_the_message_tells_the_place_and_quotes_nothing() -> None:
 # --- messages ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "system", "content": "Be brief."},
-        {"role": "developer", "content": "Be brief."},
-        HI,
-        {"role": "assistant", "content": "Yes?"},
-        {"role": "tool", "content": "42", "tool_call_id": "c"},
-        {"role": "user", "content": ""},
-        {"role": "user", "content": "\ud800"},
-        {"role": "user", "content": "Hi", "name": "ann"},
-        {"role": "user", "content": "Hi", "name": None, "tool_call_id": None, "tool_calls": None},
-        {"role": "user", "content": "Hi", "unknown": {"a": 1}},
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "assistant", "tool_calls": [CALL]},
-        {"role": "assistant", "content": "", "tool_calls": []},
-        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
-        {"role": "user", "content": [{"type": "text", "text": ""}, IMAGE]},
-        {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},
-        {"role": "assistant", "content": None, "function_call": FUNCTION_CALL},
-        {"role": "assistant", "function_call": FUNCTION_CALL},
-        {"role": "function", "name": "f", "content": "42"},
-        {"role": "assistant", "content": None, "refusal": "I cannot."},
-        {"role": "assistant", "audio": {"id": "audio_1"}},
-        {"role": "assistant", "content": "Yes?", "refusal": None, "function_call": None},
-        {"role": "assistant", "content": "Yes?", "audio": None, "annotations": []},
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]},
-    ],
-)
+# fmt: off
+GOOD_MESSAGES = [  # beside those of OpenAI's SDK, below
+    {"role": "user", "content": ""},
+    {"role": "user", "content": "\ud800"},
+    {"role": "user", "content": "Hi", "name": None, "tool_call_id": None, "tool_calls": None},
+    {"role": "user", "content": "Hi", "unknown": {"a": 1}},
+    {"role": "user", "content": [{"type": "text", "text": ""}, IMAGE]},
+    {"role": "assistant", "tool_calls": [CALL]},
+    {"role": "assistant", "content": "", "tool_calls": []},
+    {"role": "assistant", "function_call": FUNCTION_CALL},
+    {"role": "assistant", "content": "Yes?", "refusal": None, "function_call": None},
+    {"role": "assistant", "content": "Yes?", "audio": None, "annotations": []},
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("message", GOOD_MESSAGES)
 def test_messages_that_are_well(message: dict[str, Any]) -> None:
     """They stay as they came, and where they were."""
     assert ask(messages=[HI, message, HI]).messages == [HI, message, HI]
-
-
-def test_any_number_of_messages() -> None:
-    assert len(ask(messages=[HI] * 5000).messages) == 5000
-
-
-def test_the_first_message_may_be_anyones() -> None:
-    assert ask(messages=[{"role": "assistant", "content": "Hello!"}, HI])
 
 
 @pytest.mark.parametrize("messages", [None, [], {}, "Hi", 1, True, {"0": HI}])
@@ -153,62 +125,49 @@ def test_messages_must_be_there() -> None:
     assert refusal(b'{"prompt":"Hi"}').code == "invalid_messages"
 
 
-@pytest.mark.parametrize(
-    ("message", "at"),
-    [
-        ("Hi", ""),
-        (None, ""),
-        ([HI], ""),
-        ({}, ".role"),
-        ({"content": "Hi"}, ".role"),
-        ({"role": None, "content": "Hi"}, ".role"),
-        ({"role": "User", "content": "Hi"}, ".role"),
-        ({"role": "", "content": "Hi"}, ".role"),
-        ({"role": 1, "content": "Hi"}, ".role"),
-        ({"role": ["user"], "content": "Hi"}, ".role"),
-        ({"role": {"user": 1}, "content": "Hi"}, ".role"),
-        ({"role": "user"}, ".content"),
-        ({"role": "user", "content": None}, ".content"),
-        ({"role": "assistant", "content": None}, ".content"),
-        ({"role": "assistant", "content": None, "tool_calls": None}, ".content"),
-        ({"role": "assistant", "content": None, "tool_calls": []}, ".content"),
-        ({"role": "assistant", "content": None, "function_call": None}, ".content"),
-        ({"role": "assistant", "content": None, "refusal": None, "audio": None}, ".content"),
-        ({"role": "user", "content": None, "tool_calls": [CALL]}, ".content"),
-        ({"role": "user", "function_call": FUNCTION_CALL}, ".content"),
-        ({"role": "function", "name": "f", "content": None}, ".content"),
-        ({"role": "tool", "content": None, "refusal": "I cannot."}, ".content"),
-        ({"role": "user", "content": 42}, ".content"),
-        ({"role": "user", "content": True}, ".content"),
-        ({"role": "user", "content": {"type": "text", "text": "Hi"}}, ".content"),
-        ({"role": "assistant", "content": 42, "tool_calls": [CALL]}, ".content"),
-        ({"role": "user", "content": []}, ".content"),
-        ({"role": "user", "content": ["Hi"]}, ".content[0]"),
-        ({"role": "user", "content": [None]}, ".content[0]"),
-        ({"role": "user", "content": [{}]}, ".content[0]"),
-        ({"role": "user", "content": [{"text": "Hi"}]}, ".content[0]"),
-        ({"role": "user", "content": [IMAGE, {"type": 1}]}, ".content[1]"),
-        ({"role": "user", "content": [{"type": "text"}]}, ".content[0].text"),
-        ({"role": "user", "content": [IMAGE, {"type": "text", "text": 1}]}, ".content[1].text"),
-        ({"role": "user", "content": [{"type": "text", "text": None}]}, ".content[0].text"),
-        ({"role": "user", "content": "Hi", "name": 1}, ".name"),
-        ({"role": "tool", "content": "Hi", "tool_call_id": 1}, ".tool_call_id"),
-        ({"role": "assistant", "content": "Hi", "tool_calls": {}}, ".tool_calls"),
-        ({"role": "assistant", "content": "Hi", "tool_calls": "f"}, ".tool_calls"),
-        ({"role": "assistant", "content": "Hi", "tool_calls": ["f"]}, ".tool_calls"),
-        ({"role": "assistant", "content": "Hi", "tool_calls": [CALL, None]}, ".tool_calls"),
-        ({"role": "assistant", "function_call": "f"}, ".function_call"),
-        ({"role": "assistant", "function_call": {}}, ".function_call"),
-        ({"role": "assistant", "function_call": {"name": "f"}}, ".function_call"),
-        ({"role": "assistant", "function_call": {"arguments": "{}"}}, ".function_call"),
-        ({"role": "assistant", "function_call": {**FUNCTION_CALL, "name": 1}}, ".function_call"),
-        (
-            {"role": "assistant", "function_call": {**FUNCTION_CALL, "arguments": {}}},
-            ".function_call",
-        ),
-        ({"role": "assistant", "content": "Hi", "refusal": True}, ".refusal"),
-        ({"role": "assistant", "content": "Hi", "audio": "audio_1"}, ".audio"),
+def user(**fields: Any) -> dict[str, Any]:
+    return {"role": "user", "content": "Hi", **fields}
+
+
+def assistant(**fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", **fields}
+
+
+# fmt: off
+BAD_MESSAGES: dict[str, list[Any]] = {
+    "": ["Hi", None, [HI]],
+    ".role": [{}, {"content": "Hi"}, *(user(role=role) for role in (
+        None, "User", "", 1, ["user"], {"user": 1},
+    ))],
+    ".content": [
+        {"role": "user"}, {"role": "user", "function_call": FUNCTION_CALL}, assistant(content=None),
+        assistant(tool_calls=None), assistant(tool_calls=[]), assistant(function_call=None),
+        assistant(refusal=None, audio=None), assistant(content=42, tool_calls=[CALL]),
+        {"role": "function", "name": "f", "content": None},
+        {"role": "tool", "content": None, "refusal": "I cannot."},
+        user(content=None, tool_calls=[CALL]), *(user(content=content) for content in (
+            None, 42, True, {"type": "text", "text": "Hi"}, [],
+        )),
     ],
+    ".content[0]": [user(content=[part]) for part in ("Hi", None, {}, {"text": "Hi"})],
+    ".content[1]": [user(content=[IMAGE, {"type": 1}])],
+    ".content[0].text": [user(content=[{"type": "text", **text}]) for text in ({}, {"text": None})],
+    ".content[1].text": [user(content=[IMAGE, {"type": "text", "text": 1}])],
+    ".name": [user(name=1)],
+    ".tool_call_id": [{"role": "tool", "content": "Hi", "tool_call_id": 1}],
+    ".tool_calls": [assistant(tool_calls=calls) for calls in ({"a": 1}, "f", ["f"], [CALL, None])],
+    ".function_call": [assistant(function_call=call) for call in (
+        "f", {}, {"name": "f"}, {"arguments": "{}"}, FUNCTION_CALL | {"name": 1},
+        FUNCTION_CALL | {"arguments": {}},
+    )],
+    ".refusal": [assistant(content="Hi", refusal=True)],
+    ".audio": [assistant(content="Hi", audio="audio_1")],
+}
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    ("message", "at"), [(message, at) for at, bad in BAD_MESSAGES.items() for message in bad]
 )
 def test_messages_that_are_not_well(message: Any, at: str) -> None:
     """`param` and the message say where."""
@@ -257,31 +216,21 @@ OBJECTS = ([[], [{"type": "function"}]], [True, 1, "f", {}, ["f"], [None]])
 STRING_OR_OBJECT = (["auto", "required", {"type": "function"}], [True, 1, []])
 OBJECT = ([{}, {"a": 1}], [True, 1, "json", []])
 
+# fmt: off
 PARAMETERS: dict[str, tuple[list[Any], list[Any]]] = {
-    "temperature": NUMBER,
-    "top_p": NUMBER,
-    "frequency_penalty": NUMBER,
-    "presence_penalty": NUMBER,
+    **dict.fromkeys(("temperature", "top_p", "frequency_penalty", "presence_penalty"), NUMBER),
     "repetition_penalty": NUMBER,
-    "top_k": WHOLE,
-    "seed": WHOLE,
-    "top_logprobs": WHOLE,
-    "max_tokens": LIMIT,
-    "max_completion_tokens": LIMIT,
+    **dict.fromkeys(("top_k", "seed", "top_logprobs"), WHOLE),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), LIMIT),
     "n": ([1, 1.0], [2, 128, 2.0, True, False, "1", 1.5, [], {}, *ABSURD]),
-    "logprobs": TRUE_OR_FALSE,
-    "parallel_tool_calls": TRUE_OR_FALSE,
+    **dict.fromkeys(("logprobs", "parallel_tool_calls"), TRUE_OR_FALSE),
     "stop": (["", "END", [], ["a", "b"]], [True, 1, {}, [1], ["a", None]]),
-    "tools": OBJECTS,
-    "tool_choice": STRING_OR_OBJECT,
-    "functions": OBJECTS,
-    "function_call": STRING_OR_OBJECT,
-    "response_format": OBJECT,
-    "logit_bias": OBJECT,
-    "chat_template_kwargs": OBJECT,
-    "reasoning_effort": STRING,
-    "lora": STRING,
+    **dict.fromkeys(("tools", "functions"), OBJECTS),
+    **dict.fromkeys(("tool_choice", "function_call"), STRING_OR_OBJECT),
+    **dict.fromkeys(("response_format", "logit_bias", "chat_template_kwargs"), OBJECT),
+    **dict.fromkeys(("reasoning_effort", "lora"), STRING),
 }
+# fmt: on
 ACCEPTED = [(name, value) for name, (good, _) in PARAMETERS.items() for value in good]
 REFUSED = [(name, value) for name, (_, bad) in PARAMETERS.items() for value in bad]
 REFUSED += [("stream", value) for value in TRUE_OR_FALSE[1]]
@@ -316,11 +265,6 @@ def test_a_whole_number_may_be_written_as_any_number(name: str, written: str, nu
     body = b'{"messages":[{"role":"user","content":"Hi"}],"%s":%s}'
     (value,) = read(body % (name.encode(), written.encode())).options.values()
     assert (type(value), value) == (int, number)
-
-
-def test_one_choice_may_be_written_as_any_number() -> None:
-    (value,) = ask(n=1.0).options.values()
-    assert (type(value), value) == (int, 1)
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "x"])
@@ -452,41 +396,25 @@ def test_an_answer_may_be_sent_back(answer: dict[str, Any], only_what_is_set: bo
     assert ask(messages=[HI, sent]).messages == [HI, sent]
 
 
+# fmt: off
 SDK_PARAMETERS: dict[str, Any] = {
-    "audio": {"voice": "alloy", "format": "wav"},
-    "frequency_penalty": 0.5,
-    "function_call": {"name": "f"},
-    "functions": [FUNCTION],
-    "logit_bias": {"50256": -100},
-    "logprobs": True,
-    "max_completion_tokens": 256,
-    "max_tokens": 256,
-    "metadata": {"a": "b"},
-    "modalities": ["text"],
-    "n": 1,
-    "parallel_tool_calls": False,
-    "prediction": {"type": "content", "content": "Hi"},
-    "presence_penalty": -1,
-    "prompt_cache_key": "k",
-    "reasoning_effort": "low",
+    "audio": {"voice": "alloy", "format": "wav"}, "frequency_penalty": 0.5,
+    "function_call": {"name": "f"}, "functions": [FUNCTION], "logit_bias": {"50256": -100},
+    "logprobs": True, "max_completion_tokens": 256, "max_tokens": 256, "metadata": {"a": "b"},
+    "modalities": ["text"], "n": 1, "parallel_tool_calls": False,
+    "prediction": {"type": "content", "content": "Hi"}, "presence_penalty": -1,
+    "prompt_cache_key": "k", "reasoning_effort": "low",
     "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}},
-    "safety_identifier": "s",
-    "seed": 42,
-    "service_tier": "auto",
-    "stop": ["END"],
-    "store": False,
-    "temperature": 1,
-    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "safety_identifier": "s", "seed": 42, "service_tier": "auto", "stop": ["END"], "store": False,
+    "temperature": 1, "tool_choice": {"type": "function", "function": {"name": "f"}},
     "tools": [
         {"type": "function", "function": FUNCTION},
         {"type": "custom", "custom": {"name": "c", "format": {"type": "text"}}},
     ],
-    "top_logprobs": 5,
-    "top_p": 0.9,
-    "user": "ann",
-    "verbosity": "low",
+    "top_logprobs": 5, "top_p": 0.9, "user": "ann", "verbosity": "low",
     "web_search_options": {"search_context_size": "low"},
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("name", SDK_PARAMETERS)
