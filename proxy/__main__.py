@@ -3,6 +3,7 @@
 import argparse
 import re
 import secrets
+import signal
 import sys
 
 from proxy import __version__, check, environment, keys, report
@@ -10,20 +11,8 @@ from proxy.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0, 1 if `check` found a problem, or what a shell gives for a signal."""
+    """The exit status: 1 if `check` found a problem."""
     options = _parser().parse_args(arguments)
-    try:
-        status = _run(options)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # as with `| head`
-        sys.stdout = None  # Python would flush it again, with a traceback
-        return 141
-    return status
-
-
-def _run(options: argparse.Namespace) -> int:
     if options.command == "check":
         return check.run(Settings(*environment.read()), live=options.live)
     if options.command == "keygen":
@@ -57,4 +46,6 @@ def _name(text: str) -> str:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGPIPE):  # Ctrl-C and `| head` end it without a traceback
+        signal.signal(number, signal.SIG_DFL)
     sys.exit(main())

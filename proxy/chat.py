@@ -2,12 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 
-from flask import Response, current_app, g
+from flask import Response, g
 
 from proxy import incoming, responses
 from proxy.chat_request import ChatRequest
@@ -17,13 +17,13 @@ from proxy.incoming import Bodies
 from proxy.part import Mark, Part
 from proxy.providers import Provider, answers
 from proxy.settings import Settings
-from proxy.upstream import Upstream
+from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Call, Watchdog
 
 
 @dataclass
 class Proxy:
-    """What the views share; `app.extensions["proxy"]` holds it."""
+    """What the views share: `g.proxy`."""
 
     config: Settings
     upstream: Upstream
@@ -32,22 +32,26 @@ class Proxy:
     count: Callable[[str], None] | None = None  # counts a request, if there is a rate limit
     last_outcome: tuple[str, float] | None = None  # of the provider's last call, and when it ended
 
-    @classmethod
-    def current(cls) -> "Proxy":
-        """The one of the current application."""
-        proxy: Proxy = current_app.extensions["proxy"]
-        return proxy
+
+# After these errors the next model is asked: the refusal was complete, and is not billed.
+_FALLBACK_AFTER = {
+    "provider_unreachable",
+    "provider_overloaded",
+    "provider_rate_limited",
+    "provider_model_unavailable",
+}
+_Parts = Iterator[Part | Mark]
 
 
 def chat_completions() -> Response:
     """Answer with a chat completion, or with its stream."""
-    proxy, entry = Proxy.current(), g.entry
+    proxy, entry = g.proxy, g.entry
     provider = proxy.config.provider
-    assert provider is not None  # otherwise there are problems, and the guard has refused
     with ExitStack() as resources:
         call = resources.enter_context(proxy.watchdog.watch(incoming.client_socket()))
         with proxy.bodies.read(call) as body:
-            chat = _chat_request(body.pop(), provider)
+            chat = _chat_request(body, provider)
+            del body
             call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
             parts = _ask(chat, provider, proxy.upstream, call, resources)
         chat = chat.without_input()
@@ -68,16 +72,6 @@ def _chat_request(body: bytes, provider: Provider) -> ChatRequest:
     return chat
 
 
-_Parts = Iterator[Part | Mark]
-# After these errors the next model is asked: the refusal was complete, and is not billed.
-_FALLBACK_AFTER = {
-    "provider_unreachable",
-    "provider_overloaded",
-    "provider_rate_limited",
-    "provider_model_unavailable",
-}
-
-
 def _ask(
     chat: ChatRequest, provider: Provider, upstream: Upstream, call: Call, resources: ExitStack
 ) -> _Parts:
@@ -85,13 +79,16 @@ def _ask(
     models = provider.models[chat.model]
     errors: list[ProviderError] = []
     for model in models:
+        to_send = provider.request(chat, model)
+        g.entry.provider, g.entry.provider_model = provider.name, model
+        g.entry.provider_request_id = None  # and no header of a model that refused
+        g.answer_headers = {"X-Provider-Model": model} if len(models) > 1 else {}
         try:
-            with ExitStack() as attempt:
-                parts = _open(chat, model, provider, upstream, call, attempt)
-                if len(models) > 1:
-                    parts = _begun(parts)
-                resources.push(attempt.pop_all())
-                return parts
+            reply = upstream.open(to_send, call)
+            resources.callback(reply.close)
+            _note(reply, to_send.ignored, provider)
+            parts = answers.parts(provider, chat.without_input(), reply)
+            return _begun(parts) if len(models) > 1 else parts
         except ProviderError as error:
             if error.code not in _FALLBACK_AFTER:
                 raise
@@ -105,23 +102,10 @@ def _begun(parts: _Parts) -> _Parts:
     return chain([first], parts)
 
 
-def _open(
-    chat: ChatRequest,
-    model: str,
-    provider: Provider,
-    upstream: Upstream,
-    call: Call,
-    resources: ExitStack,
-) -> _Parts:
-    """Send the request to one model, and wait for the status of the response."""
-    to_send, entry = provider.request(chat, model), g.entry
-    entry.provider, entry.provider_model, entry.provider_request_id = provider.name, model, None
-    g.answer_headers = {"X-Provider-Model": model} if len(provider.models[chat.model]) > 1 else {}
-    reply = upstream.open(to_send, call)
-    resources.callback(reply.close)
-    entry.provider_status = reply.status
-    if ignored := incoming.names(to_send.ignored, reply.headers.get("X-Ignored-Parameters")):
-        g.answer_headers["X-Ignored-Parameters"] = ignored
+def _note(reply: Reply, ignored: Iterable[str], provider: Provider) -> None:
+    """What the provider's headers say, for the log and for the headers of the response."""
+    g.entry.provider_status = reply.status
+    if names := incoming.names(ignored, reply.headers.get("X-Ignored-Parameters")):
+        g.answer_headers["X-Ignored-Parameters"] = names
     if provider_id := incoming.clean_id(reply.headers.get(provider.request_id_header)):
-        entry.provider_request_id = g.answer_headers["X-Provider-Request-Id"] = provider_id
-    return answers.parts(provider, chat.without_input(), reply)
+        g.entry.provider_request_id = g.answer_headers["X-Provider-Request-Id"] = provider_id

@@ -14,16 +14,6 @@ from proxy.upstream import Upstream
 from proxy.usage import AnswerUsage
 from proxy.watchdog import Call
 
-# What to check, by the code of the provider's error; otherwise it is the provider itself.
-_AT_FAULT = {
-    "provider_auth_failed": "the token",
-    "provider_not_found": "the account, or the base URL",
-    "provider_model_unavailable": "the model",
-    "provider_quota_exhausted": "the plan, whose allowance is used up,",
-    "provider_unreachable": "the network, or the base URL",
-    "provider_timeout": "the network, or a slow provider",
-    "provider_rejected_input": "the model, the token or the base URL",
-}
 _LIMITS = (None, "max_tokens", "max_completion_tokens")  # None: the provider did not say which
 
 
@@ -40,31 +30,28 @@ def run(settings: Settings, *, live: bool) -> int:
         print(f"warning: {warning}")
     for problem in settings.problems:
         print(f"problem: {problem}")
-    if settings.problems:
-        if live:
-            print("problem: live: the provider was not asked; fix the settings first")
-        return 1
-    if not live:
-        return 0
+    if not live or settings.problems:
+        return 1 if settings.problems else 0
     assert provider  # otherwise there are problems
-    trouble = _ask(provider, settings)
-    print(f"problem: live: {trouble}" if trouble else "ok: live: the provider answered")
-    return 1 if trouble else 0
+    error = _ask(provider, settings)
+    print(f"problem: live: {_description(error)}" if error else "ok: live: the provider answered")
+    return 1 if error else 0
 
 
-def _ask(provider: Provider, settings: Settings) -> str:
-    """What is wrong, or nothing: the default model is asked for one token."""
+def _ask(provider: Provider, settings: Settings) -> ProxyError | None:
+    """The error of the default model, asked for one token. None: it answered."""
     error = _error(provider, settings, max_tokens=1)
     if isinstance(error, CallerError) and (
         error.code == "context_length_exceeded" or error.param in _LIMITS
     ):
         error = _error(provider, settings)  # some models refuse so low a limit
-    if error is None:
-        return ""
-    at_fault = _AT_FAULT.get(error.code, "the provider")
+    return error
+
+
+def _description(error: ProxyError) -> str:
     notes = error.notes | ({"param": error.param} if error.param else {})
     facts = "; ".join([error.code, *(f"{name}: {note}" for name, note in notes.items())])
-    return f"{at_fault} is at fault ({facts})"
+    return f"{error.message} ({facts})"
 
 
 def _error(provider: Provider, settings: Settings, **fields: int) -> ProxyError | None:

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -10,26 +10,25 @@ from typing import Any
 from flask import Flask, Request, g, request
 from werkzeug.exceptions import BadHost
 
-from proxy.errors import CallerError
+from proxy.errors import CallerError, ClientGone
 from proxy.watchdog import Call, Timeouts
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+_MOST_AT_A_TIME = 64 * 1024**2  # bytes; parsed and encoded again, a body takes three times that
+_PIECE = 256 * 1024  # bytes
 
 
 class Application(Flask):
-    """Flask, with the Host header checked as RFC 9112, 3.2, demands, and `Upgrade` ignored."""
+    """Flask, but a malformed Host is refused (RFC 9112, 3.2), and `Upgrade` is ignored."""
 
     def create_url_adapter(self, request: Request | None) -> Any:
         if request is not None:
             request.environ.pop("HTTP_UPGRADE", None)  # Werkzeug would look for WebSocket routes
-            needs_host = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
-            host = _HOST.fullmatch(request.environ.get("HTTP_HOST", "" if needs_host else "none"))
-            if not host or int(host["port"] or 0) > 65535:
+            host = request.environ.get("HTTP_HOST", "")
+            may_lack = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" and not host
+            if not (may_lack or re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII)):
                 raise BadHost
         return super().create_url_adapter(request)
-
-
-_HOST = re.compile(
-    r"(\[[0-9A-Fa-f:.]+\]|[\w-]{1,63}(\.[\w-]{1,63})*\.?)(:(?P<port>[0-9]{0,5}))?", re.ASCII
-)
 
 
 def client_socket() -> socket.socket | None:
@@ -43,18 +42,16 @@ def timeouts(ours: Timeouts, stream: bool) -> Timeouts:
 
     After a timeout they repeat the request, and it is billed twice.
     """
-    announced = [request.headers.get(name, "") for name in _THEIR_TIMEOUTS]
-    known = [float(text) for text in announced if re.fullmatch(_SECONDS, text)]
-    theirs = min((seconds - min(1, seconds / 10) for seconds in known if seconds), default=inf)
+    theirs = inf
+    for name in ("x-stainless-read-timeout", "x-stainless-timeout"):
+        text = request.headers.get(name, "")
+        if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text) and (seconds := float(text)):
+            theirs = min(theirs, seconds - min(1, seconds / 10))
     return Timeouts(
         first_byte=min(ours.first_byte, theirs),
         idle=min(ours.idle, theirs),
         total=ours.total if stream else min(ours.total, theirs),
     )
-
-
-_SECONDS = r"[0-9]{1,6}(\.[0-9]{1,9})?"
-_THEIR_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 
 def clean_id(text: str | None) -> str | None:
@@ -67,28 +64,11 @@ def clean_method() -> str:
     return request.method if request.method in _METHODS else "?"
 
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-
-
-def clean_path(is_secret: Callable[[str], bool]) -> str:
-    """The path, for the log: 64 clean characters, with `?` for a segment that may be a key.
-
-    People paste keys into URLs. A path that holds one of this proxy's is not shown at all.
-    """
-    segments = request.path.split("/")[:_MOST_SEGMENTS]
-    rests = [request.path.split("/", number)[-1] for number in range(len(segments))]
-    words = re.split(r"[\s/=&?,;:]", request.path)[:_MOST_SEGMENTS]
-    if any(is_secret(text) for text in [*rests, *segments, *words]):
-        return "?"
-    shown = ["?" if _may_be_key(segment) else segment for segment in segments]
-    return re.sub("[^A-Za-z0-9/._~@:-]", "?", "/".join(shown)[:64])
-
-
-_MOST_SEGMENTS = 16
-
-
-def _may_be_key(text: str) -> bool:
-    return len(text) > 24 or (len(text) >= 16 and any(map(str.isdigit, text)))
+def clean_path() -> str:
+    """The path, for the log: 64 characters. A long segment may be a key, and is shown as `?`."""
+    segments = request.path[:2000].split("/")
+    shown = [text if re.fullmatch(r"[\w.:-]{,15}", text, re.ASCII) else "?" for text in segments]
+    return "/".join(shown)[:64]
 
 
 def names(ours: Iterable[str], theirs: str | None) -> str:
@@ -114,14 +94,10 @@ class Bodies:
         self._bytes = 0  # of all of them
 
     @contextmanager
-    def read(self, call: Call) -> Iterator[list[bytes]]:
-        """One body, in a list, so that the block can free it. Raises CallerError.
-
-        Werkzeug's own limit would truncate a chunked body silently.
-        """
-        length = request.content_length
-        if length is not None and length > self._limit:
-            raise self._too_large()
+    def read(self, call: Call) -> Iterator[bytes]:
+        """One body. Werkzeug's own limit would truncate a chunked one silently."""
+        length = request.content_length or 0
+        self._check(length)
         codings = request.headers.get("Content-Encoding", "").lower().split(",")
         if any(coding.strip() not in ("", "identity") for coding in codings):
             raise CallerError("invalid_json", "The body must not be compressed.")
@@ -132,36 +108,28 @@ class Bodies:
                 pieces.append(piece)
                 size += len(piece)
                 self._bytes += len(piece)
-                if size > self._limit:
-                    raise self._too_large()
-                if self._bytes > max(_MOST_AT_A_TIME, self._limit):
-                    raise CallerError("rate_limited", _TOO_MANY_BODIES, retry_after=1)
-            if length is not None and size < length:
-                g.entry.client_gone()  # or closed its sending side, and may still read this
-                message = f"The body ended after {size} of the {length} bytes that it announced."
-                raise CallerError("invalid_json", message)
-            body = [b"".join(pieces)]
-            pieces.clear()
-            yield body
+                self._check(size)
+            if size < length:  # it may still read, but who closes its sending side counts as gone
+                raise ClientGone
+            pieces = [b"".join(pieces)]
+            yield pieces.pop()  # the block may free it
         finally:
             self._bytes -= size
 
-    def _too_large(self) -> CallerError:
-        message = f"The body is over this proxy's limit of {self._limit} bytes."
-        return CallerError("request_too_large", message)
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            message = f"The body is over this proxy's limit of {self._limit} bytes."
+            raise CallerError("request_too_large", message)
+        if self._bytes > max(_MOST_AT_A_TIME, self._limit):
+            message = "This proxy is receiving too many large bodies; try again in 1 second."
+            raise CallerError("rate_limited", message, retry_after=1)
 
 
 def _piece(call: Call) -> bytes:
     try:
         return request.stream.read(_PIECE)
     except Exception as error:  # gunicorn's and Werkzeug's differ, for malformed chunks
+        if call.ended or isinstance(error, OSError):
+            raise call.ended or ClientGone from None
         g.entry.notes = {"raised": type(error).__name__}
-        if isinstance(error, OSError) and not call.ended:
-            g.entry.client_gone()
-        unread = CallerError("invalid_json", "The body could not be read to its end.")
-        raise call.ended or unread from None
-
-
-_TOO_MANY_BODIES = "This proxy is receiving too many large bodies; try again in 1 second."
-_MOST_AT_A_TIME = 64 * 1024**2  # bytes; parsed and encoded again, a body takes three times that
-_PIECE = 256 * 1024  # bytes
+        raise CallerError("invalid_json", "The body could not be read to its end.") from None

@@ -2,15 +2,14 @@
 
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TextIO
 
 from proxy.request_log import CLIENT_GONE, DONE
 from proxy.routes import PATHS
 from proxy.strict_json import JSON
 
-_Group = tuple[str, str, str]
 _GROUP = ("day", "key", "model")
 _SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens")
 
@@ -26,55 +25,49 @@ def run(log: TextIO, *, as_json: bool) -> int:
     return 0
 
 
-def summed(lines: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
-    """A row for each day (UTC), key and model, in that order, and the number of other lines.
-
-    A request whose client disconnected is not an error.
-    """
-    sums: dict[_Group, list[int]] = defaultdict(lambda: [0] * len(_SUMS))
+def summed(lines: Iterable[str]) -> tuple[list[JSON], int]:
+    """A row for each day (UTC), key and model, in that order, and the number of other lines."""
+    sums: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     others = 0
     for line in lines:
-        request = _request(line)
-        if request is None:
+        try:
+            fields = _fields(line)
+            counts = _counts(fields)
+            group = (fields["time"][:10], fields["key"] or "-", fields["model"] or "-")
+            sums[group].update(counts)
+        except (ValueError, LookupError, TypeError):
             others += 1
-            continue
-        group, counts = request
-        sums[group] = [sum(pair) for pair in zip(sums[group], counts, strict=True)]
     names = (*_GROUP, *_SUMS)
-    rows = [dict(zip(names, (*group, *counts), strict=True)) for group, counts in sums.items()]
-    return sorted(rows, key=lambda row: [row[name] for name in _GROUP]), others
+    rows = [(*group, *(sums[group][name] for name in _SUMS)) for group in sorted(sums)]
+    return [dict(zip(names, row, strict=True)) for row in rows], others
 
 
-def _request(line: str) -> tuple[_Group, list[int]] | None:
-    """Its group, and what it adds to the sums; None if the line is not about a chat completion."""
-    try:
-        fields = _fields(line)
-        if fields["path"] not in PATHS or fields.get("method", "POST") != "POST":
-            return None
-        failed = fields["ended"] not in (DONE, CLIENT_GONE)
-        prompt, completion = fields["prompt_tokens"] or 0, fields["completion_tokens"] or 0
-        group = (fields["time"][:10], fields["key"] or "-", fields["model"] or "-")
-        return group, [1, int(failed), prompt, completion, prompt + completion]
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def _fields(text: str) -> JSON:
+def _fields(line: str) -> JSON:
     """The JSON object in a line. Platforms put text before it, or wrap it: {"log": "{…}"}."""
-    fields: JSON = json.JSONDecoder().raw_decode(text, text.index("{"))[0]
+    fields: JSON = json.JSONDecoder().raw_decode(line, line.index("{"))[0]
     wrapped = [text for text in fields.values() if isinstance(text, str) and text.startswith("{")]
     return _fields(wrapped[0]) if wrapped and "ended" not in fields else fields
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _counts(fields: JSON) -> dict[str, int]:
+    """What a request adds. Raises ValueError if it did not ask for a chat completion.
+
+    A request whose client disconnected is not an error.
+    """
+    if fields["path"] not in PATHS or fields["method"] != "POST":
+        raise ValueError
+    failed = int(fields["ended"] not in (DONE, CLIENT_GONE))
+    prompt, completion = fields["prompt_tokens"] or 0, fields["completion_tokens"] or 0
+    return dict(zip(_SUMS, (1, failed, prompt, completion, prompt + completion), strict=True))
+
+
+def _table(rows: list[JSON]) -> str:
     """Words to the left, numbers to the right."""
-    names = (*_GROUP, *_SUMS)
-    cells = [names, *(tuple(str(row[name]) for name in names) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    head = dict(zip((*_GROUP, *_SUMS), (*_GROUP, *_SUMS), strict=True))
+    widths = {name: max(len(str(row[name])) for row in (head, *rows)) for name in head}
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if number < len(_GROUP) else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
+            f"{row[name]:{'<' if name in _GROUP else '>'}{width}}" for name, width in widths.items()
+        )
+        for row in (head, *rows)
     )

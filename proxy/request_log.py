@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, TextIO
+from typing import TextIO
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProxyError
@@ -69,11 +69,8 @@ class Entry:
 
     def failed(self, failure: ProxyError, ended: str = REFUSED) -> None:
         """The response is an error, or ends with one."""
-        if self.ended == CLIENT_GONE:
-            return
         self._level = logging.INFO if isinstance(failure, CallerError) else logging.ERROR
-        self.code = failure.code
-        self.notes = self.notes | failure.notes
+        self.code, self.notes = failure.code, self.notes | failure.notes
         self.ended = TIMEOUT if failure.code == "provider_timeout" else ended
 
     def cut(self) -> None:
@@ -88,7 +85,7 @@ class Entry:
         if used["total_tokens"]:
             self.prompt_tokens = used["prompt_tokens"]
             self.completion_tokens = used["completion_tokens"]
-        logger.log(logging.DEBUG if self.is_probe else self._level, "%s", self)
+        logger.log(logging.DEBUG if self.is_probe else self._level, self)
 
     def to_json(self) -> JSON:
         """The fields of the line."""
@@ -96,20 +93,14 @@ class Entry:
 
     def __str__(self) -> str:
         """For people: the values that explain themselves, without their names."""
-        tokens = f"{self.prompt_tokens}+{self.completion_tokens} tokens"
-        first = f"{self.first_token_ms}/" if self.first_token_ms is not None else ""
-        words = [
-            str(self.status or "-"),
-            f"{self.ended:<11}",
-            self.code or "",
-            self.key or self.client or "-",
-            self.model or self.path or "-",
-            tokens if self.prompt_tokens is not None else "",
-            f"{first}{self.total_ms} ms",
-            self.request_id,
-            *(f"{name}: {value}" for name, value in self.notes.items()),
-        ]
-        return "  ".join(word for word in words if word)
+        who, what = self.key or self.client, self.model or self.path
+        words = (self.status, self.ended, self.code, who, what, f"{self.total_ms} ms")
+        notes = [f"{name}: {note}" for name, note in self.notes.items()]
+        return "  ".join(str(word) for word in (*words, self.request_id, *notes) if word)
+
+
+_NAMES = [field.name for field in fields(Entry)]
+_FIELDS = _NAMES[: _NAMES.index("notes")]
 
 
 def client_address(peer: str, forwarded_for: str = "") -> str | None:
@@ -125,29 +116,20 @@ def client_address(peer: str, forwarded_for: str = "") -> str | None:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text.strip().partition("%")[0])  # without the zone of fe80::1%eth0
+    try:  # without what a socket for both versions puts before IPv4, and without the zone of IPv6
+        return ip_address(text.strip().removeprefix("::ffff:").partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-_NAMES = [field.name for field in fields(Entry)]
-_FIELDS = _NAMES[: _NAMES.index("notes")]
 
 
 class _Lines(logging.Formatter):
     """A JSON object a line; times are UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC)
-        head = {
-            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-        }
-        args: Any = record.args
-        entry = args[0] if args and isinstance(args[0], Entry) else None
-        rest = entry.to_json() if entry else {"message": record.getMessage()}
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        head = {"time": at.replace("+00:00", "Z"), "level": record.levelname.lower()}
+        entry = record.msg
+        rest = entry.to_json() if isinstance(entry, Entry) else {"message": record.getMessage()}
         return strict_json.dumps(head | rest).decode("ascii")
 
 

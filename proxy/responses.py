@@ -1,7 +1,7 @@
 """Flask responses: JSON, server-sent events, and errors in OpenAI's form."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from flask import Response
@@ -56,10 +56,10 @@ def _events(chat: ChatRequest, chunks: Iterable[Chunk], entry: Entry) -> Iterato
     yield b"".join(ready)
 
 
-def error(raised: Exception, entry: Entry, *, status: int | None = None) -> Response:
-    """Any error, expected or not. `status`: if it is not the error's own."""
+def error(raised: Exception, entry: Entry) -> Response:
+    """Any error, expected or not."""
     failure = _logged_error(raised, entry, REFUSED)
-    return json(failure.to_json(entry.request_id), status or failure.status, failure.headers)
+    return json(failure.to_json(entry.request_id), failure.status, failure.headers)
 
 
 def _logged_error(raised: Exception, entry: Entry, ended: str) -> ProxyError:
@@ -68,40 +68,23 @@ def _logged_error(raised: Exception, entry: Entry, ended: str) -> ProxyError:
         entry.client_gone()
         return CallerError("invalid_http", "The client disconnected.")  # nobody reads it
     if not isinstance(raised, ProxyError):  # its text may hold a secret; its type and place do not
-        place = "".join(traceback.format_tb(raised.__traceback__))
+        place = "".join(traceback.format_tb(raised.__traceback__, limit=-5))
         raised = OperatorError("internal_error", raised=type(raised).__name__, traceback=place)
     entry.failed(raised, ended)
     return raised
 
 
-def logged(response: Response, entry: Entry, finish: Callable[[], None]) -> Response:
-    """The response, counting what is sent; `finish` is called when it has ended."""
-    if not response.is_streamed:
-        response.content_length = len(response.data)
-    response.response = _counted(response.iter_encoded(), entry)
-    response.call_on_close(finish)
-    return response
-
-
-def _counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
+def counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
+    """The pieces. The log entry counts those that were sent, and notes how it ended."""
     try:
         for piece in pieces:
             yield piece
             entry.bytes += len(piece)  # reached only if the piece was sent
-    except GeneratorExit as exit:
-        # A server that is shut down closes the response too; then what ends it is the context.
-        if is_shutdown(exit.__context__):
-            entry.cut()
-        else:
-            entry.ended = CLIENT_GONE
+    except GeneratorExit:  # the server could not send the piece
+        entry.ended = CLIENT_GONE
         raise
-    except BaseException:  # SystemExit, while it waits for the provider
+    except BaseException:  # the server ends the request: SystemExit, GreenletExit
         entry.cut()
         raise
     finally:
         entry.total_ms = entry.elapsed_ms()
-
-
-def is_shutdown(error: BaseException | None) -> bool:
-    """Whether the server ended the request: SystemExit, KeyboardInterrupt or GreenletExit."""
-    return error is not None and not isinstance(error, Exception)

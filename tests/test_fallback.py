@@ -66,7 +66,7 @@ def test_the_next_model_is_asked(
     assert asked(emulator) == [A, B, C]
     assert response.headers["X-Provider-Model"] == C
     response.close()
-    line = caplog.records[-1].args[0].to_json()
+    line = caplog.records[-1].msg.to_json()
     assert (line["model"], line["provider_model"], line["code"]) == ("chat", C, None)
     assert response.headers["X-Provider-Request-Id"] == line["provider_request_id"]
 

@@ -94,6 +94,7 @@ NO_KEY = (401, "authentication_error", "invalid_api_key")
 MISCONFIGURED = (500, "proxy_error", "proxy_misconfigured")
 BROKE = (500, "proxy_error", "internal_error")
 INVALID_JSON = (400, "invalid_request_error", "invalid_json")
+INVALID_HTTP = (400, "invalid_request_error", "invalid_http")
 TOO_LARGE = (413, "invalid_request_error", "request_too_large")
 
 # --- the order of checks ----------------------------------------------------------------------
@@ -127,57 +128,27 @@ def test_path_comes_first(env: dict[str, str], method: str, path: str) -> None:
         assert "evil" not in message
 
 
-RESPONSES = ['openai.chat("', "createOpenAICompatible", "OpenAIChatCompletionsModel"]
-RESPONSES += ['set_default_openai_api("chat_completions")']
-COMPLETIONS = ["OpenAILike", "is_chat_model=True", "ChatOpenAI"]
-BASE_URL = ["The base URL of an SDK"]
-NO_OTHER = ["no other API"]
+RESPONSES = ["createOpenAICompatible", "OpenAIChatCompletionsModel"]
+COMPLETIONS = ["is_chat_model=True", "ChatOpenAI"]
 HINTS = {
     "/v1/responses": RESPONSES,
-    "/responses": RESPONSES,
-    "/v1/responses/": RESPONSES,
-    "/v1/responses/resp_123/input_items": RESPONSES,
-    "/v1/v1/responses": RESPONSES,
+    "/responses/": RESPONSES,
     "/v1/completions": COMPLETIONS,
     "/completions": COMPLETIONS,
-    "/v1/completions/": COMPLETIONS,
-    "/v1/chat/completions/": BASE_URL,
-    "/v1/v1/chat/completions": BASE_URL,
-    "/V1/Chat/Completions": BASE_URL,
-    "/v1//chat/completions": BASE_URL,
-    "/api/v1/chat/completions": BASE_URL,
-    "/v1/chat/completions/chat/completions": BASE_URL,
-    "/chat/completions/models": BASE_URL,
-    "/openai/deployments/gpt/chat/completions": BASE_URL,
-    "/v1/v1/models": BASE_URL,
-    "/v1/models/": BASE_URL,
-    "/v1/embeddings": NO_OTHER,
-    "/embeddings": NO_OTHER,
-    "/v1/images/generations": NO_OTHER,
-    "/v1/audio/transcriptions": NO_OTHER,
-    "/v1/messages": NO_OTHER,
-    "/v1/messages/count_tokens": NO_OTHER,
-    "/api/chat": NO_OTHER,
-    "/v1beta/gemini:generateContent": NO_OTHER,
-    "/v1beta/gemini:streamGenerateContent": NO_OTHER,
+    "/v1/chat/completions/": [],
+    "/v1/embeddings": [],
     "/v1": [],
-    "/index.html": [],
-    "/v1/chat": [],
-    "/v1/responsesx": [],
-    "/messages.html": [],
 }
-EACH_HINT = {*RESPONSES, *COMPLETIONS, *BASE_URL, *NO_OTHER}
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(("path", "hints"), HINTS.items(), ids=HINTS)
-def test_a_path_of_another_api_says_what_to_set(
-    client: FlaskClient, path: str, hints: list[str], method: str
+def test_the_path_of_another_api_says_what_to_set(
+    client: FlaskClient, path: str, hints: list[str]
 ) -> None:
-    response = client.open(method=method, environ_overrides={"PATH_INFO": path}, headers=BEARER)
+    response = client.post(path, headers=BEARER)
     assert told(response) == NOT_FOUND
     message = error_of(response)["message"]
-    assert {hint for hint in EACH_HINT if hint in message} == {*hints}
+    assert [hint for hint in RESPONSES + COMPLETIONS if hint in message] == hints
 
 
 @pytest.mark.parametrize("path", ["//", "///", "//v1/chat/completions"])
@@ -459,7 +430,7 @@ def test_a_claimed_length_over_the_limit_is_refused_unread(env: dict[str, str]) 
 
 @pytest.mark.parametrize("terminated", [True, False], ids=["gunicorn", "another server"])
 def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -> None:
-    """Even where what came is a whole request."""
+    """The client has closed its sending side, even if what came is a request by itself."""
     body = json.dumps(asking()).encode()
     response = client.post(
         "/",
@@ -470,14 +441,21 @@ def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -
             "wsgi.input_terminated": terminated,
         },
     )
-    assert told(response) == INVALID_JSON
+    assert told(response) == INVALID_HTTP
 
 
-@pytest.mark.parametrize(("kind", "ended"), [(ValueError, "refused"), (OSError, "client_gone")])
+@pytest.mark.parametrize(
+    ("kind", "ended", "error"),
+    [(ValueError, "refused", INVALID_JSON), (OSError, "client_gone", INVALID_HTTP)],
+)
 def test_a_body_that_cannot_be_read(
-    client: FlaskClient, caplog: pytest.LogCaptureFixture, kind: type[Exception], ended: str
+    client: FlaskClient,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Exception],
+    ended: str,
+    error: tuple[int, str, str],
 ) -> None:
-    """It is no HTTP, or the caller has gone."""
+    """It is no HTTP, or the client has gone."""
     caplog.set_level("INFO", logger="proxy")
 
     class Broken(io.BytesIO):
@@ -491,7 +469,7 @@ def test_a_body_that_cannot_be_read(
         environ_overrides={"wsgi.input_terminated": True},
         buffered=True,
     )
-    assert told(response) == INVALID_JSON
+    assert told(response) == error
     assert ended in caplog.text
     assert "what the caller sent" not in caplog.text
 
@@ -1016,12 +994,12 @@ def test_the_connection_to_the_provider_is_used_again_after(
     assert emulator.connections - before == 1
 
 
-@pytest.mark.parametrize("host", ["a..b", "a b", "", "user@host", "host:99999", "\xe9"])
+@pytest.mark.parametrize("host", ["a..b", "a b", "", "user@host", "\xe9"])
 def test_a_host_that_is_none_is_the_callers_fault(
     client: FlaskClient, caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
     response = client.get("/v1/models", headers={"Host": host}, buffered=True)
-    assert told(response) == (400, "invalid_request_error", "invalid_http")
+    assert told(response) == INVALID_HTTP
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
@@ -1043,7 +1021,7 @@ def test_what_werkzeug_calls_the_callers_fault_is_the_callers(
 ) -> None:
     monkeypatch.setattr(Upstream, "open", Mock(side_effect=raised))
     response = post(client)
-    assert told(response) == (400, "invalid_request_error", "invalid_http")
+    assert told(response) == INVALID_HTTP
     assert "secret" not in response.text
 
 
@@ -1061,7 +1039,7 @@ def test_a_caller_that_has_left_is_nobodys_failure(
         raise ClientGone
 
     monkeypatch.setattr(Upstream, "open", left)
-    assert told(post(client)) == (400, "invalid_request_error", "invalid_http")
+    assert told(post(client)) == INVALID_HTTP
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
