@@ -180,4 +180,4 @@ def test_the_headers_of_a_refusal_are_not_the_answers(caplog: pytest.LogCaptureF
     response.close()
     assert response.headers["X-Provider-Model"] == "b"
     assert not {"X-Ignored-Parameters", "X-Provider-Request-Id"} & set(response.headers.keys())
-    assert caplog.records[-1].args[0].to_json()["provider_request_id"] is None
+    assert caplog.records[-1].msg.to_json()["provider_request_id"] is None
