@@ -59,48 +59,25 @@ def test_without_a_key_none_is_sent() -> None:
     assert request_to(local).headers == {}
 
 
-@pytest.mark.parametrize(
-    ("fields", "body"),
-    [
-        ({}, {"model": "gpt-5-mini", "messages": [HI]}),
-        ({"model": "other"}, {"model": "llama3.2:1b", "messages": [HI]}),
-        (
-            {"stream": True},
-            {
-                "model": "gpt-5-mini",
-                "messages": [HI],
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            },
-        ),
-        (
-            {
-                "stream": True,
-                "stream_options": {"include_usage": False, "include_obfuscation": False},
-            },
-            {
-                "model": "gpt-5-mini",
-                "messages": [HI],
-                "stream": True,
-                "stream_options": {"include_usage": True, "include_obfuscation": False},
-            },
-        ),
-        (
-            {"max_completion_tokens": 7, "temperature": None, "user": "ann", "x": {"a": None}},
-            {
-                "model": "gpt-5-mini",
-                "messages": [HI],
-                "max_completion_tokens": 7,
-                "user": "ann",
-                "x": {"a": None},
-            },
-        ),
-    ],
-    ids=["smallest", "model mapped", "usage asked for", "stream_options kept", "all else kept"],
-)
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+OPTIONS = {"include_usage": False, "include_obfuscation": False}
+OTHERS = {"max_completion_tokens": 7, "user": "ann", "x": {"a": None}}
+BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # as given; what is sent of it
+    "smallest": ({}, {}),
+    "model mapped": ({"model": "other"}, {"model": "llama3.2:1b"}),
+    "usage asked for": ({"stream": True}, STREAMED),
+    "stream_options kept": (
+        {"stream": True, "stream_options": OPTIONS},
+        {"stream": True, "stream_options": OPTIONS | {"include_usage": True}},
+    ),
+    "all else kept": ({**OTHERS, "temperature": None}, OTHERS),
+}
+
+
+@pytest.mark.parametrize(("fields", "body"), BODIES.values(), ids=BODIES)
 def test_bodies(fields: dict[str, Any], body: dict[str, Any]) -> None:
     """The caller's, with the model mapped; on streams the usage is always asked for."""
-    assert sent(**fields) == body
+    assert sent(**fields) == {"model": "gpt-5-mini", "messages": [HI], **body}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import trustme
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from recorded import chat
 from serving import ACCOUNT, BLANK, KEY, MODEL, PROVIDER_KEY
 
-from proxy.chat_request import ChatRequest
 from proxy.settings import Settings
 from proxy.watchdog import Timeouts
 
@@ -45,17 +45,8 @@ BASES = {
 def sent(settings: Settings, model: str | None = None) -> tuple[str, str | None]:
     """Where a request goes, and with which Authorization."""
     assert settings.provider is not None, settings.problems
-    name = model or next(iter(settings.provider.models))
-    chat = ChatRequest(
-        id="chatcmpl-1",
-        created=1,
-        model=name,
-        messages=[{"role": "user", "content": "Hi"}],
-        stream=False,
-        include_usage=False,
-        options={},
-    )
-    request = settings.provider.request(chat, settings.provider.models[name][0])
+    asked = settings.provider.models[model or next(iter(settings.provider.models))]
+    request = settings.provider.request(chat(model="m"), asked[0])
     return request.url, request.headers.get("Authorization")
 
 
@@ -206,106 +197,94 @@ ENDPOINTS = [
     "/v1beta/embeddings", "/v1/chat",
 ]
 # fmt: on
-UNSENDABLE = "a key must be printable ASCII without blanks at its ends"
 SECONDS = "must be a number of seconds over 0, at most 86400"
-ACCOUNT_ID = "must be your Account ID, as Cloudflare's dashboard shows it"
-URL = "must be http(s)://host/path, without user, query or placeholder"
-RUN_END = "must end in /ai/run, before the model; OpenAI's form needs LLAMA_PROVIDER=openai"
-V1_END = "must end before /chat/completions, as in /v1; for /ai/run use workers-ai"
-PREFIX = "must be the key alone, without Bearer or another name before it"
-NAMED = "must be name:key or name:sha256:hex, separated by commas"
-NAME_TWICE = "must not have a name twice, and 'master' is reserved"
-MODELS = "must be model, public=model or public=model|fallback, separated by commas"
-TWICE = "must not have a public name, or a fallback, twice"
-REDIS = "must be redis(s)://:password@host:port/number, other characters percent-encoded"
-RATE = "must be like 60/minute (second, minute, hour or day)"
 
 # fmt: off
 PROBLEMS = {
-    ("workers-ai", "WORKER_ACCESS_KEY", UNSENDABLE): BAD_KEYS,
-    ("workers-ai", "WORKER_ACCESS_KEY", PREFIX): [
-        "Bearer 7Qm4xV9cT2hLw8Z", "authorization: 7Qm4xV9cT2hLw8", "API_KEY=7Qm4xV9cT2hLw8",
+    ("workers-ai", "WORKER_ACCESS_KEY"): [
+        *BAD_KEYS, "Bearer 7Qm4xV9cT2hLw8Z", "authorization: 7Qm4xV9cT2hLw8",
+        "API_KEY=7Qm4xV9cT2hLw8",
     ],
-    ("workers-ai", "WORKER_ACCESS_KEYS", NAMED): [
-        "just-a-key-0123456789", ":just-a-key-0123456789", "alice:", "al ice:a-key-0123456789ab",
-        "älice:a-key-0123456789ab", f"{'a' * 65}:b-key-0123456789",
+    ("workers-ai", "WORKER_ACCESS_KEYS"): [
+        *BAD_NAMED_KEYS, "just-a-key-0123456789", ":just-a-key-0123456789", "alice:",
+        "al ice:a-key-0123456789ab", "älice:a-key-0123456789ab", f"{'a' * 65}:b-key-0123456789",
         "al:sha256:abcdef0123456789", "al:sha256:" + "g" * 64, "al:sha256:",
-    ],
-    ("workers-ai", "WORKER_ACCESS_KEYS", NAME_TWICE): [
         "master:a-key-0123456789ab", "al:a-key-0123456789ab,al:b-key-0123456789ab",
-        "al:a-key-0123456789ab,al:a-key-0123456789ab",
+        "al:a-key-0123456789ab,al:a-key-0123456789ab", "al:Bearer 7Qm4xV9cT2hLw8Z",
     ],
-    ("no master", "WORKER_ACCESS_KEYS", NAME_TWICE): ["master:a-key-0123456789ab"],
-    ("workers-ai", "WORKER_ACCESS_KEYS", UNSENDABLE): BAD_NAMED_KEYS,
-    ("workers-ai", "WORKER_ACCESS_KEYS", PREFIX): ["al:Bearer 7Qm4xV9cT2hLw8Z"],
-    ("workers-ai", "LLAMA_PROVIDER", "must be one of: workers-ai, openai"): [
-        "gpt4all", "workers-ai,openai",
-    ],
-    ("workers-ai", "LLAMA_PROVIDER_API_KEY", UNSENDABLE): BAD_PROVIDER_KEYS,
-    ("workers-ai", "LLAMA_PROVIDER_API_KEY", PREFIX): [
-        f"Bearer {PROVIDER_KEY}", f"bearer  {PROVIDER_KEY}", f"BEARER\t{PROVIDER_KEY}",
-        f" Bearer {PROVIDER_KEY}", f"Authorization: Bearer {PROVIDER_KEY}",
-        f"x-api-key:{PROVIDER_KEY}", f"LLAMA_PROVIDER_API_KEY={PROVIDER_KEY}",
+    ("no master", "WORKER_ACCESS_KEYS"): ["master:a-key-0123456789ab"],
+    ("workers-ai", "LLAMA_PROVIDER"): ["gpt4all", "workers-ai,openai"],
+    ("workers-ai", "LLAMA_PROVIDER_API_KEY"): [
+        *BAD_PROVIDER_KEYS, f"Bearer {PROVIDER_KEY}", f"bearer  {PROVIDER_KEY}",
+        f"BEARER\t{PROVIDER_KEY}", f" Bearer {PROVIDER_KEY}", f"x-api-key:{PROVIDER_KEY}",
+        f"Authorization: Bearer {PROVIDER_KEY}", f"LLAMA_PROVIDER_API_KEY={PROVIDER_KEY}",
         f"export OPENAI_API_KEY={PROVIDER_KEY}",
     ],
-    ("no key", "CLOUDFLARE_API_TOKEN", PREFIX): [f"Bearer {PROVIDER_KEY}"],
-    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID", ACCOUNT_ID): [
+    ("no key", "CLOUDFLARE_API_TOKEN"): [f"Bearer {PROVIDER_KEY}"],
+    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID"): [
         "", "a/b", "..", "acc0unt?x", "acc 0unt", "acc0ünt", "{account}", "<account>", "ACCOUNT_ID",
         "your-account-id", "YOUR-ACCOUNT", "xxxxxxxxxxxx",
     ],
-    ("workers-ai", "LLAMA_PROVIDER_BASE_URL", URL): BAD_URLS + [
+    ("workers-ai", "LLAMA_PROVIDER_BASE_URL"): BAD_URLS + [
         RUN.replace(ACCOUNT, name)
         for name in ("{account_id}", "<account>", "$CLOUDFLARE_ACCOUNT_ID", "${ACCOUNT}")
     ],
-    ("openai", "LLAMA_PROVIDER_BASE_URL", URL): [*BAD_URLS, "https://<resource>.example.org/v1"],
-    ("workers-ai", "LLAMA_PROVIDER_BASE_URL", RUN_END): [
+    ("openai", "LLAMA_PROVIDER_BASE_URL"): [*BAD_URLS, "https://<resource>.example.org/v1"],
+    ("workers-ai", "LLAMA_PROVIDER_MODELS"): [
+        *BAD_MODELS, ",", " , ", "m-7,m-7", "small=m-7,small=m-8", "chat=a|b,chat=c", "chat=a|b|a",
+        "chat=a|a",
+    ],
+    ("openai", "LLAMA_PROVIDER_MODELS"): ["<your model>", "<model>", "{model}", "gpt 5"],
+    ("workers-ai", "LLAMA_PROVIDER_TIMEOUT"): NO_NUMBERS,
+    ("workers-ai", "LLAMA_PROVIDER_IDLE_TIMEOUT"): ["0"],
+    ("workers-ai", "LLAMA_PROVIDER_TOTAL_TIMEOUT"): ["0"],
+    ("workers-ai", "MAX_REQUEST_BYTES"): ["1.5", *NO_NUMBERS],
+    ("workers-ai", "PORT"): ["http", "70000"],
+    ("workers-ai", "WEB_CONCURRENCY"): ["all", "1000"],
+    ("workers-ai", "GRACEFUL_TIMEOUT"): ["2.5"],
+    ("workers-ai", "LOG_LEVEL"): ["loud", "info,debug"],
+    ("workers-ai", "RATE_LIMIT"): ["60/fortnight", "many/minute", "0/hour", "60 per minute"],
+    ("limited", "RATE_LIMIT_STORAGE"): BAD_STORAGES,
+}
+MISPLACED = {
+    ("workers-ai", "must end in /ai/run, before the model"): [
         f"{RUN}/{MODEL}", f"{GATEWAY}/workers-ai/{MODEL}", f"{RUN}/llama",
         RUN.replace("/run", "/v1"), RUN.replace("/run", ""), RUN.replace("/ai/run", ""),
         f"{GATEWAY}/compat/chat/completions", f"{GATEWAY}/compat",
         f"https://dash.cloudflare.com/{ACCOUNT}/ai/workers-ai",
     ],
-    ("openai", "LLAMA_PROVIDER_BASE_URL", V1_END): [
+    ("openai", "must end before /chat/completions, as in /v1"): [
         *(f"https://api.example.org{path}" for path in ENDPOINTS),
         "http://127.0.0.1:11434", "http://ollama:11434/api/chat", RUN, f"{RUN}/{MODEL}",
     ],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", MODELS): BAD_MODELS,
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", "is not set; set at least one model"): [",", " , "],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS", TWICE): [
-        "m-7,m-7", "small=m-7,small=m-8", "chat=a|b,chat=c", "chat=a|b|a", "chat=a|a",
-    ],
-    ("openai", "LLAMA_PROVIDER_MODELS", MODELS): ["<your model>", "<model>", "{model}", "gpt 5"],
-    ("workers-ai", "LLAMA_PROVIDER_TIMEOUT", SECONDS): NO_NUMBERS,
-    ("workers-ai", "LLAMA_PROVIDER_IDLE_TIMEOUT", SECONDS): ["0"],
-    ("workers-ai", "LLAMA_PROVIDER_TOTAL_TIMEOUT", SECONDS): ["0"],
-    ("workers-ai", "MAX_REQUEST_BYTES", "must be an integer over 0, at most 1073741824"): [
-        "1.5", *NO_NUMBERS,
-    ],
-    ("workers-ai", "PORT", "must be an integer over 0, at most 65535"): ["http", "70000"],
-    ("workers-ai", "WEB_CONCURRENCY", "must be an integer over 0, at most 64"): ["all", "1000"],
-    ("workers-ai", "GRACEFUL_TIMEOUT", "must be an integer over 0, at most 86400"): ["2.5"],
-    ("workers-ai", "LOG_LEVEL", "must be one of: debug, info, warning, error, critical"): [
-        "loud", "info,debug",
-    ],
-    ("workers-ai", "RATE_LIMIT", RATE): ["60/fortnight", "many/minute", "0/hour", "60 per minute"],
-    ("limited", "RATE_LIMIT_STORAGE", REDIS): BAD_STORAGES,
 }
 # fmt: on
 
 
-@pytest.mark.parametrize(("base", "variable", "text", "value"), rows(PROBLEMS))
-def test_a_bad_value_is_one_line_without_the_value(
-    base: str, variable: str, text: str, value: str
-) -> None:
+@pytest.mark.parametrize(
+    ("base", "variable", "_", "value"),
+    rows({(*names, ""): values for names, values in PROBLEMS.items()}),
+)
+def test_a_bad_value_is_one_problem(base: str, variable: str, _: str, value: str) -> None:
     settings = Settings({**BASES[base], variable: value})
-    assert [str(problem) for problem in settings.problems] == [f"{variable}: {text}"]
+    (problem,) = settings.problems
+    assert problem.variable == variable
     assert settings.warnings == ()
-    assert str(settings.problems[0]).isprintable()
     if variable == "WORKER_ACCESS_KEYS":
         assert owner(settings, KEY) == (None if base == "no master" else "master")
     if variable == "WORKER_ACCESS_KEY":
         assert not settings.keys
     if variable.startswith("RATE_LIMIT"):
         assert settings.rate_limit is None
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "_", "url"),
+    rows({(*names, ""): values for names, values in MISPLACED.items()}),
+)
+def test_a_base_url_that_belongs_elsewhere(base: str, text: str, _: str, url: str) -> None:
+    (problem,) = Settings({**BASES[base], "LLAMA_PROVIDER_BASE_URL": url}).problems
+    assert str(problem).startswith(f"LLAMA_PROVIDER_BASE_URL: {text}")
 
 
 # --- warnings ---------------------------------------------------------------------------------
