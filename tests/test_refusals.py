@@ -234,7 +234,10 @@ def test_kinds(status: int, body: Any, code: str) -> None:
 
 
 def test_a_blocked_answer_was_understood() -> None:
-    assert "could not be understood" not in error(400, {"errors": [{"code": 2017}]}).message
+    blocked = error(400, {"errors": [{"code": 2017}]})
+    assert "could not be understood" not in blocked.message
+    again = error(502, blocked.to_json("1"))  # from another proxy like this one
+    assert (again.code, again.message) == (blocked.code, blocked.message)
 
 
 def test_who_knows_no_such_address() -> None:

@@ -31,7 +31,7 @@ def error(refusal: Refusal, *, now: int, address_settings: str) -> ProxyError:
     wait = facts.retry_after(refusal.headers, now)
     if kind == "daily_allowance":
         kind, wait = "provider_quota_exhausted", 86400 - now % 86400  # renewed at 00:00 UTC
-    elif kind == "answer_blocked":
+    elif kind == "answer_blocked" or _BLOCKED in envelope.prose:
         kind, options["message"] = "provider_bad_answer", _BLOCKED
     elif kind == "provider_not_found":
         options["fix"] = address_settings
