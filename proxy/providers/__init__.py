@@ -18,6 +18,10 @@ class UpstreamRequest:
     ignored: tuple[str, ...] = ()
 
 
+# What a base URL must not end in: something is appended to it.
+ENDPOINT = r"/completions$|/v[0-9][^/]*/(chat|models|messages|responses|embeddings)$"
+
+
 @dataclass(frozen=True)
 class Provider(ABC):
     """One way to ask a model. Configured once, then shared by all requests."""
@@ -29,8 +33,19 @@ class Provider(ABC):
     name: ClassVar[str]  # the value of LLAMA_PROVIDER that chooses it
     request_id_header: ClassVar[str]  # identifies a request for the provider's support
     address_settings: ClassVar[str]  # what to check if it answers that the address is wrong
-    token_limit: ClassVar[int | None]  # where an answer is cut, if the caller sets no limit
-    relays_unknown: ClassVar[bool]  # also keys that this proxy does not know, both ways
+    token_limit: ClassVar[int | None] = None  # where an answer is cut, if the caller sets no limit
+    relays_unknown: ClassVar[bool] = True  # also keys that this proxy does not know, both ways
+
+    # Defaults and checks of its settings. A setting without a default is required.
+    timeout: ClassVar[int]  # seconds to the first byte
+    default_base_url: ClassVar[str] = ""
+    default_models: ClassVar[str] = ""
+    needs_key: ClassVar[bool] = False
+    wrong_url: ClassVar[str]  # the pattern that its base URL must not match
+    url_end: ClassVar[str]  # what to do about one that does
+    # Of its names for models: printable ASCII without =|, quotes and brackets of placeholders.
+    model_name: ClassVar[str] = "[!#-&(-+.-;?-_a-z~-]+"
+    withdrawn: ClassVar[frozenset[str]] = frozenset()  # models that are no longer there
 
     @abstractmethod
     def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:

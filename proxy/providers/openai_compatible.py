@@ -6,7 +6,7 @@ another proxy like this one.
 
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
-from proxy.providers import Provider, UpstreamRequest
+from proxy.providers import ENDPOINT, Provider, UpstreamRequest
 
 
 class OpenAICompatible(Provider):
@@ -15,8 +15,9 @@ class OpenAICompatible(Provider):
     name = "openai"
     request_id_header = "x-request-id"
     address_settings = "LLAMA_PROVIDER_BASE_URL and LLAMA_PROVIDER_MODELS"
-    token_limit = None
-    relays_unknown = True
+    timeout = 600  # a reasoning model may think for minutes
+    wrong_url = rf"{ENDPOINT}|/ai/run(/|$)|:11434(/api.*)?$"
+    url_end = "must end before /chat/completions, as in /v1; for /ai/run use workers-ai"
 
     def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:
         body = {**chat.options, "model": model, "messages": chat.messages}

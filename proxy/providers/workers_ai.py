@@ -7,7 +7,7 @@ import re
 
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
-from proxy.providers import Provider, UpstreamRequest
+from proxy.providers import ENDPOINT, Provider, UpstreamRequest
 from proxy.strict_json import JSON
 
 # What its models accept; some refuse a body with any other key (5006).
@@ -23,15 +23,34 @@ _UNDERSTOOD = _OPTIONS | {"max_completion_tokens", "n", "stream_options"}
 _MESSAGE_KEYS = ("tool_calls", "tool_call_id", "name", "function_call")
 _NAME = re.compile("[A-Za-z0-9_.-]{1,64}")
 
+# https://developers.cloudflare.com/changelog/post/2026-05-08-planned-model-deprecations/
+_WITHDRAWN = """
+@cf/meta/llama-3-8b-instruct @cf/meta/llama-3-8b-instruct-awq @cf/meta/llama-3.1-8b-instruct
+@cf/meta/llama-3.1-8b-instruct-awq @cf/meta/llama-3.1-70b-instruct
+@cf/meta/llama-2-7b-chat-int8 @cf/meta/llama-2-7b-chat-fp16 @hf/meta-llama/meta-llama-3-8b-instruct
+@cf/mistral/mistral-7b-instruct-v0.1 @hf/mistral/mistral-7b-instruct-v0.2 @hf/google/gemma-7b-it
+@cf/google/gemma-3-12b-it @cf/microsoft/phi-2 @hf/nousresearch/hermes-2-pro-mistral-7b
+@cf/defog/sqlcoder-7b-2
+"""
+
 
 class WorkersAI(Provider):
-    """The provider `workers-ai`. Its names for models go into the path."""
+    """The provider `workers-ai`."""
 
     name = "workers-ai"
     request_id_header = "cf-ai-req-id"
     address_settings = "CLOUDFLARE_ACCOUNT_ID and LLAMA_PROVIDER_BASE_URL"
     token_limit = 256  # its default for max_tokens since 2025-02-21
     relays_unknown = False
+    timeout = 130  # Cloudflare itself gives up at 120
+    default_base_url = "https://api.cloudflare.com/client/v4/accounts/{account}/ai/run"
+    default_models = "@cf/meta/llama-3.1-8b-instruct-fast"
+    needs_key = True
+    wrong_url = rf"/@|/ai/run/.|{ENDPOINT}|/compat$|//(api|dash)[.]cloudflare[.]com/(?!.*/run$)"
+    url_end = "must end in /ai/run, before the model; OpenAI's form needs LLAMA_PROVIDER=openai"
+    # It goes into the path: no segment may begin with a dot, or `..` would leave /ai/run.
+    model_name = "@?[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
+    withdrawn = frozenset(_WITHDRAWN.split())
 
     def request(self, chat: ChatRequest, model: str) -> UpstreamRequest:
         body = {"messages": [_message(message) for message in chat.messages], **_options(chat)}
