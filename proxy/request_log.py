@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TextIO
 
@@ -103,6 +104,7 @@ _NAMES = [field.name for field in fields(Entry)]
 _FIELDS = _NAMES[: _NAMES.index("notes")]
 
 
+@lru_cache(maxsize=1024)  # most clients call often
 def client_address(peer: str, forwarded_for: str = "") -> str | None:
     """The peer's address, or the last one in X-Forwarded-For if the peer is on this machine.
 
