@@ -21,7 +21,7 @@ Chunk = JSON | str | Mark  # as `chunks` yields them
 def completion(
     chat: ChatRequest, parts: Iterable[Part | Mark], used: AnswerUsage, *, token_limit: int | None
 ) -> JSON:
-    """The whole response, also from a stream that was not asked for. Raises ProviderError.
+    """The complete response, also where the provider sent a stream. Raises ProviderError.
 
     `token_limit`: where the provider cuts the answer if the caller sets no max_tokens; None if it
     does not. The usage is added to `used`.
@@ -108,7 +108,7 @@ def chunks(
 
 
 def around_text(chat: ChatRequest) -> tuple[bytes, bytes]:
-    """The bytes before and after the JSON of a text, in the chunk that has this text only."""
+    """What a chunk that only has a text has before and after that text."""
     mark = b'"content":'
     before, _, after = strict_json.dumps(_chunk(chat, {"content": None})).partition(mark + b"null")
     return before + mark, after
@@ -127,7 +127,7 @@ class _Answer:
         self.is_finished = False  # the end has come, and not only a cut
 
     def until_done(self, parts: Iterable[Part | Mark]) -> Iterator[Part | Mark]:
-        """The parts before [DONE]. Raises ProviderError if they were cut."""
+        """The parts before [DONE]. Raises ProviderError if the stream ended early."""
         for part in parts:
             if part is Mark.DONE:
                 return
@@ -136,7 +136,7 @@ class _Answer:
             raise ProviderError("provider_failed", seen="the stream ended early")
 
     def add_text(self, part: Part) -> None:
-        """The short way of `delta`, for a part that has content only."""
+        """Like `delta`, but faster, for a part that only has content."""
         self.has_choices = self.has_choices or part.has_choices
         self.has_text = self.has_output = self.has_sent = True
         self.is_finished = False
@@ -192,7 +192,7 @@ class _Answer:
         return reason or self._likeliest()
 
     def _likeliest(self) -> str:
-        """Workers AI's own form has no finish_reason: it cuts an answer at the limit silently."""
+        """Where the provider gave none. Workers AI's own form has none, also at the limit."""
         if self.token_limit is None or self.has_choices:
             return "stop"
         limit = self.chat.max_tokens or self.token_limit

@@ -1,4 +1,4 @@
-"""The connections to the provider: what requests and urllib3 are extended by.
+"""The connections to the provider: extends requests and urllib3.
 
 Each class changes what its base class does in one respect; its docstring says which.
 """
@@ -66,7 +66,7 @@ class _Connection:
         self._pieces.append(data)
 
     def getresponse(self) -> Any:
-        """Some servers close a connection after a response without saying so."""
+        """Send again if the server had already closed a kept connection; some do so silently."""
         try:
             return super().getresponse()  # type: ignore[misc]
         except _LOST:

@@ -2,7 +2,7 @@
 
     ProxyError
     ├── CallerError      400, 401, 404, 405, 413, 429   the caller can fix it
-    ├── OperatorError    500                            this proxy is misconfigured, or broke
+    ├── OperatorError    500                            this proxy is misconfigured, or failed
     └── ProviderError    502                            the provider failed
     ClientGone           no response: the client disconnected
 
@@ -139,7 +139,7 @@ class CallerError(ProxyError):
 
 
 class OperatorError(ProxyError):
-    """This proxy is misconfigured, or broke."""
+    """This proxy is misconfigured, or failed."""
 
 
 class ProviderError(ProxyError):

@@ -1,4 +1,4 @@
-"""What an answer consists of: the parts that providers' rooms read, and that `completion` uses."""
+"""The parts of an answer: `frames` makes them, and `completion` builds the response from them."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -21,7 +21,7 @@ FAILED = "error"  # a finish_reason by which the provider reports that it failed
 
 
 class Part(NamedTuple):  # one for each token, so of the kind that costs least
-    """What a whole answer, or one event of a stream, adds. None: it does not have that."""
+    """What one event of a stream, or a complete answer, adds. None: it does not have that."""
 
     content: str | None = None
     reasoning: str | None = None

@@ -38,7 +38,7 @@ class _Source(io.RawIOBase):
 
 
 class ProviderResponse(HTTPResponse):
-    """Tells its connection whether it has begun, and whether the connection may be used again."""
+    """Sets `is_answered` and `is_kept` of its connection."""
 
     def __init__(self, connection: Any, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

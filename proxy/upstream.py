@@ -67,7 +67,7 @@ class Reply:
 
 
 class Upstream:
-    """The provider, one object a process, shared by all requests."""
+    """Calls the provider. A process has one, which all requests share."""
 
     def __init__(self, ca_bundle: str = "") -> None:
         """`ca_bundle`: a file of certificates to trust besides the usual ones."""
@@ -92,7 +92,7 @@ class Upstream:
 
 
 def _failure(error: Exception, call: Call) -> Exception:
-    """The error as one of ours. Raise it `from None`: the foreign one may quote the key."""
+    """The error in our form. Raise it `from None`: the original may quote the key."""
     call.await_client()  # nothing more is awaited from the provider
     code = "provider_failed"
     root: BaseException = error

@@ -72,11 +72,11 @@ class Call:
         self._ends, self._late = time.monotonic() + seconds, _PROVIDER_LATE
 
     def await_client(self) -> None:
-        """To take a piece of the answer: nothing but the client itself may interrupt that."""
+        """Wait for the client to read a piece. Only its departure or CLIENT_TIMEOUT ends that."""
         self._ends, self._late = time.monotonic() + CLIENT_TIMEOUT, ClientGone
 
     def end_if_due(self, now: float, restarts_at: float, *, client_left: bool) -> None:
-        """Raise where the call waits, if it may not wait any longer. Only the hub may ask this."""
+        """Raise where the call waits, if it may not wait any longer. Only the hub may call this."""
         if client_left:
             reason: Callable[[], Exception] = ClientGone
         elif now >= self._ends:
@@ -126,7 +126,7 @@ class Watchdog:
         self._bodies_end_at = time.monotonic() + min(seconds, LAST_CALL)
 
     def _look(self) -> None:
-        """Runs in the hub, and so while every greenlet waits."""
+        """Runs in the hub, while all greenlets wait."""
         left = {descriptor for descriptor, _ in self._poll.poll(0)} if self._calls else set()
         now = time.monotonic()
         for descriptor, call in list(self._calls.items()):

@@ -24,7 +24,7 @@ from proxy.watchdog import LAST_CALL
 _PIECE = 64 * 1024  # bytes
 _PATIENCE = 5.0  # seconds for a client to send a head, or the rest of a body that nobody reads
 
-# By gunicorn's exception: the status, and what to say.
+# By gunicorn's exception: the status and the message.
 _REFUSALS = {
     errors.LimitRequestLine: (414, "The request line is longer than {0.limit_request_line} bytes."),
     errors.LimitRequestHeaders: (
@@ -39,7 +39,7 @@ _NOT_HTTP = (400, "The request is not valid HTTP.")
 
 
 class _Request(Request):  # type: ignore[misc]
-    """A request's head. A refusal of it carries what was read of it."""
+    """The head of a request. An exception while it is read has it as `request`."""
 
     version: tuple[int, int]
 
@@ -52,7 +52,7 @@ class _Request(Request):  # type: ignore[misc]
             raise
 
     def set_body_reader(self) -> None:
-        self.version = min(self.version, (1, 1))  # HTTP/1.2 has an answer in ours (RFC 9110, 2.5)
+        self.version = min(self.version, (1, 1))  # HTTP/1.2 is answered as 1.1 (RFC 9110, 2.5)
         super().set_body_reader()
         for name, value in self.headers:
             if name == "TRANSFER-ENCODING" and value.lower() != "chunked":
@@ -67,13 +67,13 @@ class _Request(Request):  # type: ignore[misc]
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """What `gunicorn.conf.py` names as worker_class."""
+    """The worker_class that `gunicorn.conf.py` names."""
 
     _idle: ClassVar[set[socket.socket]] = set()  # the connections that wait for a request
     _is_ending = _is_quitting = False
 
     def init_signals(self) -> None:
-        """Leave those of `gunicorn.conf.py` until the application is loaded: they end at once."""
+        """Until the application is loaded, a signal ends the worker at once (gunicorn.conf.py)."""
 
     def run(self) -> None:
         super().init_signals()
@@ -103,7 +103,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 client.shutdown(socket.SHUT_RD)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve a connection. gunicorn's own method gives heads of requests `keepalive` too."""
+        """Serve a connection. gunicorn's own method would give each head `keepalive` seconds."""
         unreader = SocketUnreader(client)
         client.setblocking(True)
         try:

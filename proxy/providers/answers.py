@@ -1,4 +1,4 @@
-"""Reads a provider's response, of any provider: as the parts of an answer, or as a refusal."""
+"""Reads the response of any provider, as the parts of an answer or as a refusal."""
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -41,7 +41,7 @@ _LONGEST_START = 6  # bytes
 
 
 def _start(pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """What the body begins with, after a byte order mark and blanks; and all its pieces."""
+    """How the body begins, without a byte order mark and blanks; and all its pieces."""
     pieces, read = iter(pieces), []
     start = b""
     for piece in pieces:
@@ -78,7 +78,7 @@ _KEEP_ALIVES = (sse.PAUSE, b"null", b'""')
 def _part(
     provider: Provider, chat: ChatRequest, reply: Reply, data: bytes, *, is_event: bool
 ) -> Part:
-    """Raises ProxyError, also if the data is an error."""
+    """The part that is in the data. Raises ProxyError if it is an error, or is not JSON."""
     try:
         frame = strict_json.loads_upstream(data)
     except strict_json.InvalidJSON:
@@ -115,7 +115,7 @@ def _bounded(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _page(reply: Reply) -> bytes:
-    """The body of a refusal; nothing where it cannot be read: the status is a fact all the same."""
+    """The body of a refusal; empty if it cannot be read, since the status alone has a meaning."""
     try:
         return b"".join(_bounded(reply.pieces()))
     except ProviderError:

@@ -1,4 +1,4 @@
-"""What an error response says, in the envelope of any provider: Cloudflare has five of them."""
+"""Reads the JSON of an error response, whatever its form: Cloudflare alone has five."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ def _is_true(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Envelope:
-    """What the objects of an error response say."""
+    """The status, codes, types and sentences of an error response."""
 
     status: int  # of the response; for an error in a 200 the one that it names, or 0
     objects: list[JSON]  # inner ones first
@@ -116,7 +116,7 @@ def _prose(objects: list[JSON]) -> Iterator[str]:
 
 
 def _without_quotes(prose: str) -> str:
-    """Without what it quotes, which may be the caller's own text; names are left."""
+    """Without quotations, which may be the caller's own text. Quoted names stay."""
     prose = re.sub(r"\binput(_value)?=.*", "", prose)  # pydantic's
     prose = re.sub(r"\bmessages = \[.*", "", prose, flags=re.S)  # llama.cpp's
     if "{" in prose:  # an error inside of an error, as Python prints it

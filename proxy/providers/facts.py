@@ -41,7 +41,7 @@ _NEEDED = re.compile(
 
 
 def context_exceeded(prose: str) -> CallerError:
-    """The prompt and the answer do not fit, with the numbers if they are surely the right ones."""
+    """The error for a context that is too long. It has the numbers only if they are certain."""
     limits = (found for pattern in _LIMITS if (found := pattern.search(prose)))
     limit = next((_number(found) for found in limits), 0)
     needed = next((n for n in map(_number, _NEEDED.finditer(prose)) if n > limit), 0)
@@ -63,7 +63,7 @@ def _number(found: re.Match[str]) -> int:
 
 
 def rejected_input(entries: list[JSON], prose: str) -> CallerError:
-    """The provider found the request invalid, and perhaps said where."""
+    """The error for an invalid request, with the place if the provider named it."""
     at = place(entries, prose)
     where = f"'{at}'" if at else "the messages and parameters"
     message = f"The provider rejected the request as invalid; check {where} against the model."
@@ -71,7 +71,10 @@ def rejected_input(entries: list[JSON], prose: str) -> CallerError:
 
 
 _POINTER = re.compile(r"'/([a-z_]{1,40}(?:/[a-z_0-9]{1,40}){0,8})")
-_LISTS = ("messages", "tools")  # the steps below are ours there; elsewhere the caller's own names
+_LISTS = (
+    "messages",
+    "tools",
+)  # their fields have fixed names; elsewhere a name may be the caller's text
 
 
 def place(entries: list[JSON], prose: str) -> str | None:

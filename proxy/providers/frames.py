@@ -1,7 +1,7 @@
-"""Reads one frame, a whole answer or the JSON of one event, as a `Part`, for every provider.
+"""Reads one JSON object, a complete answer or one event of a stream, as a `Part`.
 
-Workers AI answers in four forms, one of them OpenAI's; OpenAI-compatible APIs have habits of their
-own. Each value may be of any type.
+It does so for every provider. Workers AI answers in four forms, one of them OpenAI's;
+OpenAI-compatible APIs have habits of their own. Each value may be of any type.
 """
 
 import tomllib
@@ -25,7 +25,7 @@ _FINISH_REASONS: dict[str, str] = {
 
 
 def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
-    """What a frame adds. `relay`: with the keys that are not ours. Raises ProviderError.
+    """What a frame adds. `relay`: keep keys that this proxy does not know. Raises ProviderError.
 
     In an event `delta` is read before `message`, since some send all the text so far beside each
     delta; and both before Workers AI's own `response`, which repeats the same text.
@@ -64,7 +64,7 @@ def _of_message(
     relay: bool,
     is_message: bool = False,
 ) -> Part:
-    """A message or a delta, with what stands beside it."""
+    """What a message or a delta adds; `beside` has what stands beside it."""
     content = message.get("content")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if content is not None and not isinstance(content, str):
@@ -131,12 +131,12 @@ def _object(value: Any) -> JSON | None:
 
 
 def _counts(usage: JSON) -> JSON:
-    """Without what only Workers AI has, such as `neurons`."""
+    """The token counts, without keys of Workers AI's own such as `neurons`."""
     return {k: v for k, v in usage.items() if k in _COUNTS or k.endswith("_tokens_details")}
 
 
 def text(value: Any) -> str | None:
-    """A text, also if it came as a number (Workers AI streams digits so) or in parts."""
+    """A text, also from a number (Workers AI streams digits so) or from parts."""
     if value is None or isinstance(value, str):
         return value
     content, thoughts = text_and_thoughts(value)
@@ -144,7 +144,7 @@ def text(value: Any) -> str | None:
 
 
 def text_and_thoughts(value: Any) -> tuple[str | None, str | None]:
-    """Content, and the reasoning that came as parts of it. What is unknown becomes its JSON."""
+    """The content, and the reasoning among its parts. An unknown part becomes its JSON."""
     if value is None or isinstance(value, str):
         return value, None
     if value == []:
@@ -163,7 +163,7 @@ def text_and_thoughts(value: Any) -> tuple[str | None, str | None]:
 
 
 def _kind(item: Any) -> str:
-    """`text` or `thinking`; empty for what is no part of a content, or an unknown one."""
+    """`text` or `thinking`; empty if it is not a part of a content, or an unknown one."""
     if not isinstance(item, dict) or item.keys().isdisjoint(_INNER):
         return ""
     if not item.get("type"):
@@ -191,7 +191,7 @@ _PARTS = {
 
 
 def finish_reason(word: Any) -> str | None:
-    """One of OpenAI's, or `completion.FAILED`; None where the answer is not finished."""
+    """One of OpenAI's words, or `part.FAILED`; None while the answer is not finished."""
     if not isinstance(word, str):
         return None
     word = as_word(word)
@@ -200,5 +200,5 @@ def finish_reason(word: Any) -> str | None:
 
 
 def as_word(text: str) -> str:
-    """As the tables of meanings.toml have it."""
+    """The text as the tables in meanings.toml spell it."""
     return text.strip().lower().replace("-", "_").replace(" ", "_")

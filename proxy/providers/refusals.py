@@ -62,8 +62,8 @@ _QUOTA = next(p for kind, _, p in _BY_PROSE if kind == "provider_quota_exhausted
 
 
 def _kind(envelope: Envelope) -> tuple[str, str]:
-    """What kind of error it is, a code of ours or one of the two that `error` knows, and the known
-    word or number that shows it, for the log."""
+    """The kind of error: a code, `daily_allowance` or `answer_blocked`. And for the log the word or
+    number that decided it."""
     for word in envelope.words:
         if kind := _MEANING.get(word):
             if envelope.status == 413 and kind != "context_length_exceeded":
@@ -76,7 +76,7 @@ def _kind(envelope: Envelope) -> tuple[str, str]:
 
 
 def _kind_of_rest(envelope: Envelope) -> str:
-    """Where no number and no word is known."""
+    """The kind of error where no number and no word is known."""
     status, objects, prose = envelope.status, envelope.objects, envelope.prose
     params = {str(one["param"]) for one in objects if one.get("param")} - {"None", "null"}
     is_placed = any(param not in _OF_LENGTH and facts.is_place(param) for param in params)
