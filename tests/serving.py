@@ -144,7 +144,7 @@ def copy_project(folder: Path) -> Path:
     """What runs, in another folder, so that a test may have a `.env` there."""
     for name in ("app.py", "gunicorn.conf.py"):
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "proxy", folder / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "proxy", folder / "proxy")  # with its bytecode: to compile takes time
     return folder
 
 

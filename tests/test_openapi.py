@@ -340,8 +340,8 @@ def conforms(case: schemathesis.Case, proxy: Server) -> None:
     case.validate_response(response, checks=checks, headers=BEARER)
 
 
-@API.exclude(path=list(routes.PATHS[1:])).parametrize()
-@settings(derandomize=True, max_examples=30, deadline=None, database=None)
+@API.exclude(path=[*routes.PATHS[1:], "/models", "/models/{id}"]).parametrize()
+@settings(derandomize=True, max_examples=12, deadline=None, database=None)
 def test_schemathesis(case: schemathesis.Case, running_proxy: Server) -> None:
     """Valid and invalid requests that it makes of the document; all its checks are on.
 

@@ -31,7 +31,7 @@ from crowd import (
 from serving import Server, wait_until
 
 EACH = 200  # connections of each kind
-SPARE = 5  # descriptors: the provider's connections that are kept
+SPARE = 20  # descriptors: the provider's connections that are kept, more on a busy machine
 GROWTH = 40  # MiB
 
 
@@ -149,7 +149,7 @@ def test_clients_that_hold_a_place_cost_others_nothing(serve: Serve, provider: S
         assert traffic.slowest(0.99) < SLACK
         assert most > 2 * EACH
         stack.close()  # those that were closed here are still open there until it looks
-        wait_until(lambda: abs(descriptors(worker) - before) <= SPARE)
+        wait_until(lambda: descriptors(worker) <= before + SPARE)
         print(f"memory {memory_before:.1f} MiB before, {memory(worker):.1f} after")
         assert memory(worker) < memory_before + GROWTH
         assert workers(server) == [worker]
@@ -170,7 +170,7 @@ def test_without_descriptors_it_recovers(tmp_path: Path, env: dict[str, str], he
         started = time.monotonic()
         assert outcome(answer_to(server, post("Hi"))) == "done"
         print(f"recovered after {time.monotonic() - started:.2f} s")
-        wait_until(lambda: abs(descriptors(worker) - before) <= SPARE)
+        wait_until(lambda: descriptors(worker) <= before + SPARE)
         assert workers(server) == [worker]
     assert server.process.returncode == 0
     assert server.log.count("Booting worker") == 1

@@ -106,9 +106,12 @@ FAULTS = [
     *("close=middle", "no_done", "junk", "garbage", "huge=9000000", "gzip=9000000"),
 ]
 SAMPLES = sorted(path.name for path in (Path(__file__).parent / "samples").iterdir())
-FAULTS += [f"sample={name}" for name in SAMPLES if name != "index.json"]
 ROWS = {
     f"{fault}-{mode}": (fault, mode == "stream") for fault in FAULTS for mode in ("whole", "stream")
+} | {
+    f"sample={name}": (f"sample={name}", name.endswith(".sse"))
+    for name in SAMPLES
+    if name != "index.json"
 }
 SENT_TWICE = ("reset=before", "close=before")  # where a kept connection may have been at its end
 

@@ -64,13 +64,13 @@ def fixed(answer: HTTPAnswer) -> bytes:
     return "\n".join(headers).encode() + answer.body.replace(ours.encode(), b"")
 
 
-@pytest.fixture
-def vocabulary(proxy: Server) -> set[bytes]:
+@pytest.fixture(scope="module")
+def vocabulary(running_proxy: Server) -> set[bytes]:
     """The words with which anybody is refused."""
     lines = ["POST /a HTTP/1.1", "GET / HTTP/1.1", "? HTTP/1.1"]
     sent = [request(b"", line=line) for line in lines]
     sent += [request(b"", host="?"), request(b"", "Transfer-Encoding: x, chunked", length=None)]
-    found = [answer_to(proxy, each) for each in sent]
+    found = [answer_to(running_proxy, each) for each in sent]
     assert [answer.status for answer in found] == [404, 405, 400, 400, 501]
     return {word for answer in found for word in words(fixed(answer))} | words(b"keep-alive")
 
