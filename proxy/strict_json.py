@@ -25,7 +25,7 @@ class InvalidJSON(ValueError):
 def loads(body: bytes) -> Any:
     """Read a request body. Raises InvalidJSON."""
     marks = _marks(body, MAX_MARKS)
-    value = _parse(_STRICT, _decode(body))
+    value = _parse(_STRICT, body)
     if _is_deeper_than(MAX_DEPTH, marks):
         raise InvalidJSON(f"it is nested deeper than {MAX_DEPTH} levels")
     return value
@@ -36,7 +36,7 @@ def loads_upstream(data: bytes) -> Any:
     Raises InvalidJSON."""
     if len(data) > MAX_UPSTREAM_MARKS:
         _marks(data, MAX_UPSTREAM_MARKS)
-    return _parse(_UPSTREAM, _decode(data))
+    return _parse(_UPSTREAM, data)
 
 
 def dumps(value: Any) -> bytes:
@@ -55,30 +55,26 @@ def _marks(body: bytes, maximum: int) -> bytes:
     outside = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * maximum + 2)[::2]
     marks = b"".join(outside).translate(None, _NOT_MARKS)
     if len(marks) > maximum:
-        what = "commas, colons and brackets outside of strings"
-        raise InvalidJSON(f"it has more than {maximum} {what}")
+        raise InvalidJSON(
+            f"it has more than {maximum} commas, colons and brackets outside of strings"
+        )
     return marks
 
 
-def _decode(body: bytes) -> str:
+def _parse(decoder: json.JSONDecoder, body: bytes) -> Any:
     try:
-        return body.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        raise InvalidJSON(f"it is not UTF-8 (byte {error.start})") from None
-
-
-def _parse(decoder: json.JSONDecoder, text: str) -> Any:
-    try:
-        return decoder.decode(text)
+        return decoder.decode(body.removeprefix(codecs.BOM_UTF8).decode())
     except InvalidJSON:
         raise
+    except UnicodeDecodeError as error:
+        wrong = f"it is not UTF-8 (byte {error.start})"
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InvalidJSON(f"it is not valid JSON ({place})") from None
+        wrong = f"it is not valid JSON (line {error.lineno}, column {error.colno})"
     except RecursionError:
-        raise InvalidJSON(f"it is nested deeper than {MAX_DEPTH} levels") from None
+        wrong = f"it is nested deeper than {MAX_DEPTH} levels"
     except ValueError:  # a whole number of more than 4300 digits
-        raise InvalidJSON("a number in it is out of range") from None
+        wrong = "a number in it is out of range"
+    raise InvalidJSON(wrong)
 
 
 def _is_deeper_than(depth: int, marks: bytes) -> bool:

@@ -95,7 +95,7 @@ class _Call:
             return False
         self.arguments = ["".join(pieces)]
         try:
-            strict_json.loads_upstream(self.arguments[0].encode())
+            strict_json.loads_upstream(self.arguments[0].encode(errors="replace"))
         except strict_json.InvalidJSON:
             return False
         return True
@@ -153,9 +153,10 @@ def pieces(raw_calls: Any, *, relay: bool = False, is_message: bool = False) -> 
     if not isinstance(raw_calls, list):
         return ()
     _check_number(len(raw_calls))
-    calls = [raw for raw in raw_calls if isinstance(raw, dict)]
-    indexes = range(len(calls)) if is_message else [_index(raw) for raw in calls]
-    return tuple(_piece(raw, index, relay) for raw, index in zip(calls, indexes, strict=True))
+    found = [_piece(raw, relay) for raw in raw_calls if isinstance(raw, dict)]
+    if is_message:  # each is a call, even if all have the same index
+        found = [piece._replace(provider_index=index) for index, piece in enumerate(found)]
+    return tuple(found)
 
 
 def _check_number(calls: int) -> None:
@@ -163,12 +164,8 @@ def _check_number(calls: int) -> None:
         raise ProviderError("provider_bad_answer", seen=f"over {MAX_CALLS} tool calls")
 
 
-def _index(raw: JSON) -> int | None:
-    index = raw.get("index")
-    return index if isinstance(index, int) and not isinstance(index, bool) else None
-
-
-def _piece(raw: JSON, index: int | None, relay: bool) -> Piece:
+def _piece(raw: JSON, relay: bool) -> Piece:
+    index = raw["index"] if type(raw.get("index")) is int else None  # a bool is none
     id = _text(raw.get("id") or raw.get("call_id"))
     function = raw.get("function")
     if not isinstance(function, dict):

@@ -51,6 +51,10 @@ CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
     ),
     "all at index 0, no ids": ([piece(0, None, *F), piece(0, None, *G)], [F, G]),
     "the same function twice, no ids": ([piece(0, None, *F), piece(0, None, *F)], [F, F]),
+    "half a character, no ids": (
+        [piece(0, None, "f", '{"a":"\ud800"}'), piece(0, None, *F)],
+        [("f", '{"a":"\ud800"}'), F],
+    ),
     "no index": ([piece(None, "c", *F), piece(None, "d", *G)], [F, G]),
     "no index, no ids": ([piece(None, None, *F), piece(None, None, *G)], [F, G]),
     "no index, in pieces": (
