@@ -31,6 +31,7 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     for warning in config.warnings:
         request_log.logger.warning("%s", warning)
     app = Application(__name__, static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would be answered before the guard
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
     proxy = app.extensions["proxy"] = Proxy(
         config, Upstream(config.ca_bundle), Watchdog(), Bodies(config.max_request_bytes)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 
-from flask import Response, g
+from flask import Response, g, request
 
 from proxy import incoming, responses
 from proxy.chat_request import ChatRequest
@@ -48,7 +48,8 @@ def chat_completions() -> Response:
     proxy, entry = g.proxy, g.entry
     provider = proxy.config.provider
     with ExitStack() as resources:
-        call = resources.enter_context(proxy.watchdog.watch(incoming.client_socket()))
+        client = request.environ.get("gunicorn.socket")
+        call = resources.enter_context(proxy.watchdog.watch(client))
         with proxy.bodies.read(call) as body:
             chat = _chat_request(body, provider)
             del body

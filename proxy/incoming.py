@@ -1,7 +1,6 @@
-"""Reads what a request brings besides JSON: headers, bytes, and what the log shows of it."""
+"""Reads what a request brings besides JSON: its headers and the bytes of its body."""
 
 import re
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -13,7 +12,7 @@ from werkzeug.exceptions import BadHost
 from proxy.errors import CallerError, ClientGone
 from proxy.watchdog import Call, Timeouts
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+_HOST = r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?"
 _MOST_AT_A_TIME = 64 * 1024**2  # bytes; parsed and encoded again, a body takes three times that
 _PIECE = 256 * 1024  # bytes
 
@@ -25,16 +24,10 @@ class Application(Flask):
         if request is not None:
             request.environ.pop("HTTP_UPGRADE", None)  # Werkzeug would look for WebSocket routes
             host = request.environ.get("HTTP_HOST", "")
-            may_lack = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" and not host
-            if not (may_lack or re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII)):
+            is_optional = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+            if not (re.fullmatch(_HOST, host) or (is_optional and not host)):
                 raise BadHost
         return super().create_url_adapter(request)
-
-
-def client_socket() -> socket.socket | None:
-    """The client's connection, if the server provides it (gunicorn does)."""
-    sock: socket.socket | None = request.environ.get("gunicorn.socket")
-    return sock
 
 
 def timeouts(ours: Timeouts, stream: bool) -> Timeouts:
@@ -59,11 +52,6 @@ def clean_id(text: str | None) -> str | None:
     return text if text and re.fullmatch("[A-Za-z0-9._-]{1,128}", text) else None
 
 
-def clean_method() -> str:
-    """The method, for the log; `?` for one that HTTP does not define."""
-    return request.method if request.method in _METHODS else "?"
-
-
 def clean_path() -> str:
     """The path, for the log: 64 characters. A long segment may be a key, and is shown as `?`."""
     segments = request.path[:2000].split("/")
@@ -76,12 +64,6 @@ def names(ours: Iterable[str], theirs: str | None) -> str:
     clean = re.compile("[A-Za-z0-9_.-]{1,64}").fullmatch
     listed = {name.strip() for name in (theirs or "")[:2000].split(",")}
     return ", ".join(sorted({*ours, *filter(clean, listed)})[:20])
-
-
-def retry() -> int | None:
-    """The number of the SDK's retry, if it says so."""
-    count = request.headers.get("x-stainless-retry-count", "")
-    return int(count) if re.fullmatch("[0-9]{1,3}", count) else None
 
 
 class Bodies:
@@ -98,8 +80,7 @@ class Bodies:
         """One body. Werkzeug's own limit would truncate a chunked one silently."""
         length = request.content_length or 0
         self._check(length)
-        codings = request.headers.get("Content-Encoding", "").lower().split(",")
-        if any(coding.strip() not in ("", "identity") for coding in codings):
+        if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
             raise CallerError("invalid_json", "The body must not be compressed.")
         pieces: list[bytes] = []
         size = 0
@@ -109,7 +90,7 @@ class Bodies:
                 size += len(piece)
                 self._bytes += len(piece)
                 self._check(size)
-            if size < length:  # it may still read, but who closes its sending side counts as gone
+            if size < length:
                 raise ClientGone
             pieces = [b"".join(pieces)]
             yield pieces.pop()  # the block may free it

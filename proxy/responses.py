@@ -65,8 +65,8 @@ def error(raised: Exception, entry: Entry) -> Response:
 def _logged_error(raised: Exception, entry: Entry, ended: str) -> ProxyError:
     """The error as one of ours, noted in the request's log entry."""
     if isinstance(raised, ClientGone):
-        entry.client_gone()
-        return CallerError("invalid_http", "The client disconnected.")  # nobody reads it
+        entry.client_gone()  # who only closes its sending side can read the error
+        return CallerError("invalid_json", "The request did not come to its end.")
     if not isinstance(raised, ProxyError):  # its text may hold a secret; its type and place do not
         place = "".join(traceback.format_tb(raised.__traceback__, limit=-5))
         raised = OperatorError("internal_error", raised=type(raised).__name__, traceback=place)

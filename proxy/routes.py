@@ -1,10 +1,11 @@
 """HTTP: the guard, the models, the health checks, and what every response has."""
 
+import re
 import time
 import uuid
 
 from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from proxy import incoming, responses
 from proxy.chat import chat_completions
@@ -14,7 +15,6 @@ from proxy.settings import Settings
 from proxy.strict_json import JSON
 
 PATHS = ("/", "/v1/chat/completions", "/chat/completions")
-MODELS_PATHS = ("/v1/models", "/models")
 
 blueprint = Blueprint("chat", __name__)  # what needs a key
 health = Blueprint("health", __name__)  # what needs none
@@ -23,14 +23,15 @@ health = Blueprint("health", __name__)  # what needs none
 @blueprint.before_app_request
 def begin() -> None:
     """Give the request an id, the caller's own where it is short and clean, and a log entry."""
-    headers = request.headers
     g.proxy, g.answer_headers = current_app.extensions["proxy"], {}
+    headers = request.headers
+    retry = headers.get("x-stainless-retry-count", "")
     g.entry = Entry(
         request_id=incoming.clean_id(headers.get("X-Request-Id")) or uuid.uuid4().hex,
         client=client_address(request.remote_addr or "", headers.get("X-Forwarded-For", "")),
-        method=incoming.clean_method(),
+        method=request.method if re.fullmatch("[A-Z]{3,7}", request.method) else "?",
         path=request.url_rule.rule if request.url_rule else incoming.clean_path(),
-        retry=incoming.retry(),
+        retry=int(retry) if re.fullmatch("[0-9]{1,3}", retry) else None,
         is_probe=request.blueprint == health.name,
     )
 
@@ -58,6 +59,10 @@ def _misconfigured(config: Settings, prefix: str = "") -> OperatorError:
     return OperatorError("proxy_misconfigured", message, fix=fix)
 
 
+@blueprint.get("/v1/models")
+@blueprint.get("/models")
+@blueprint.get("/v1/models/<path:id>")  # an id may hold slashes, as in @cf/meta/llama
+@blueprint.get("/models/<path:id>")
 def models(id: str | None = None) -> Response:
     """GET: the models that callers may name, or one of them, in OpenAI's form."""
     provider = g.proxy.config.provider
@@ -71,11 +76,13 @@ def models(id: str | None = None) -> Response:
     return responses.json(found[id])
 
 
+@health.get("/healthz")
 def healthz() -> Response:
     """GET: this process is alive."""
     return responses.json({"status": "ok"})
 
 
+@health.get("/readyz")
 def readyz() -> Response:
     """GET: 503 while misconfigured; otherwise how this process's last provider call ended.
 
@@ -93,21 +100,9 @@ def readyz() -> Response:
     return responses.json({"status": "ready", "provider": last})
 
 
-# Flask's automatic OPTIONS would answer before the guard, and its strict slashes would redirect a
-# URL without a path, with a body in HTML.
-for path in PATHS:
-    blueprint.add_url_rule(
-        path,
-        view_func=chat_completions,
-        methods=["POST"],
-        provide_automatic_options=False,
-        strict_slashes=path != "/",
-    )
-for path in MODELS_PATHS:
-    for rule in (path, f"{path}/<path:id>"):  # an id may hold slashes, as in @cf/meta/llama
-        blueprint.add_url_rule(rule, view_func=models, provide_automatic_options=False)
-for probe in (healthz, readyz):
-    health.add_url_rule(f"/{probe.__name__}", view_func=probe, provide_automatic_options=False)
+for path in PATHS:  # strict slashes would redirect a URL without a path, with a body in HTML
+    strict = path != "/"
+    blueprint.add_url_rule(path, None, chat_completions, methods=["POST"], strict_slashes=strict)
 
 _HINTS = {  # by the path of another API that SDKs use by default: what to set there
     "/responses": (
@@ -137,10 +132,8 @@ def _of_werkzeug(error: Exception) -> CallerError | None:
         headers = {"Allow": ", ".join(allowed)}  # required by RFC 9110, 15.5.6
         message = f"Only {' or '.join(allowed)} is allowed here."
         return CallerError("method_not_allowed", message, headers=headers)
-    if isinstance(error, BadHost):
-        return CallerError("invalid_http", "The Host header is missing or malformed.")
     if isinstance(error, HTTPException) and str(error.code).startswith("4"):
-        return CallerError("invalid_http", "The request is not valid HTTP.")
+        return CallerError("invalid_http", "The request, or its Host header, is not valid HTTP.")
     return None
 
 
@@ -156,8 +149,8 @@ def finish(response: Response) -> Response:
     response.response = responses.counted(response.iter_encoded(), entry)
 
     def ended() -> None:
-        if outcome := _provider_outcome(entry):
-            proxy.last_outcome = (outcome, time.monotonic())
+        if entry.provider and entry.ended != CLIENT_GONE:
+            proxy.last_outcome = (entry.code or DONE, time.monotonic())
         entry.write()
 
     response.call_on_close(ended)
@@ -170,11 +163,3 @@ def cut(error: BaseException | None) -> None:
     if error:
         g.entry.cut()
         g.entry.write()
-
-
-def _provider_outcome(entry: Entry) -> str | None:
-    """`done`, or the code of the provider's failure. None: the request says nothing about it."""
-    if entry.provider is None or entry.ended == CLIENT_GONE or entry.code == "internal_error":
-        return None
-    failed = (entry.code or "").startswith("provider_") and entry.code != "provider_rejected_input"
-    return entry.code if failed else DONE

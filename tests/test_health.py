@@ -70,8 +70,7 @@ def test_misconfigured_is_not_ready(env: dict[str, str], broken: dict[str, str])
         ("Hi", False, "done"),
         ("Hi", True, "done"),
         ("[[status=401]]", False, "provider_auth_failed"),
-        ("[[status=413]]", False, "done"),  # the caller's fault, and said by the provider
-        ("[[status=400,code=5006]]", False, "done"),
+        ("[[status=400,code=5006]]", False, "provider_rejected_input"),
         ("[[reset=headers]]", True, "provider_failed"),
     ],
 )

@@ -221,11 +221,9 @@ def test_problems_and_warnings_are_logged_a_line_each(
 NO_KEYS = {
     "missing": None,
     "empty": "",
-    "only the scheme": "Bearer",
     "empty token": "Bearer ",
     "wrong": "Bearer wrong",
     "Basic": "Basic dXNlcjpwYXNz",
-    "Basic that is none": "Basic !!!",
     "another scheme": f"Token {KEY}",
     "no scheme": KEY,
     "tab": f"Bearer\t{KEY}",
@@ -235,10 +233,8 @@ NO_KEYS = {
     "quoted": f'Bearer "{KEY}"',
     "twice": f"Bearer {KEY},Bearer {KEY}",
     "NUL": f"Bearer {KEY}\0",
-    "non-ASCII": "Bearer k\xe9y",
     "high bytes": "Bearer \xff\xfe",
     "the provider's key": f"Bearer {PROVIDER_KEY}",
-    "long": "Bearer " + "x" * 8000,
     "parameters": f'Bearer realm="x", token="{KEY}"',
 }
 
@@ -335,21 +331,12 @@ def test_any_content_type_is_accepted(client: FlaskClient, content_type: str | N
 
 
 BAD_BODIES = {
-    "empty": b"",
     "no JSON": b"nonsense",
-    "null": b"null",
-    "string": b'"x"',
-    "list": b"[]",
-    "trailing junk": b'{"messages":[{"role":"user","content":"x"}]}x',
-    "NaN": b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}',
-    "1e400": b'{"messages":[{"role":"user","content":"x"}],"temperature":1e400}',
-    "doubled key": b'{"messages":[],"messages":[{"role":"user","content":"x"}]}',
-    "UTF-16": json.dumps({"messages": []}).encode("utf-16"),
-    "only a BOM": b"\xef\xbb\xbf",
+    "a list": b"[]",
+    "only a byte order mark": b"\xef\xbb\xbf",
     "bad UTF-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
     "deep": b"[" * 100_000,
-    "deep objects": b'{"a":' * 100_000,
-    "form": b"messages=x",
+    "a form": b"messages=x",
 }
 
 
@@ -366,7 +353,7 @@ def test_a_compressed_body_is_refused(client: FlaskClient, encoding: str) -> Non
     assert told(post_bytes(client, b"\x1f\x8b", **{"Content-Encoding": encoding})) == INVALID_JSON
 
 
-@pytest.mark.parametrize("encoding", ["", " ", "identity", "Identity", "identity, identity", ","])
+@pytest.mark.parametrize("encoding", ["", " ", "identity", "Identity"])
 def test_a_body_without_a_coding_is_read(client: FlaskClient, encoding: str) -> None:
     body = json.dumps(asking()).encode()
     assert post_bytes(client, body, **{"Content-Encoding": encoding}).status_code == 200
@@ -382,11 +369,6 @@ def test_an_empty_body_is_named_so(client: FlaskClient, body: bytes) -> None:
     response = post_bytes(client, body)
     assert told(response) == INVALID_JSON
     assert error_of(response)["message"].startswith("The body is empty; ")
-
-
-def test_values_beyond_number_are_refused(client: FlaskClient) -> None:
-    body = b'{"messages":[%s{}]}' % (b"{}," * 200_000)
-    assert told(post_bytes(client, body)) == INVALID_JSON
 
 
 def body_of(size: int) -> bytes:
@@ -441,19 +423,12 @@ def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -
             "wsgi.input_terminated": terminated,
         },
     )
-    assert told(response) == INVALID_HTTP
+    assert told(response) == INVALID_JSON
 
 
-@pytest.mark.parametrize(
-    ("kind", "ended", "error"),
-    [(ValueError, "refused", INVALID_JSON), (OSError, "client_gone", INVALID_HTTP)],
-)
+@pytest.mark.parametrize(("kind", "ended"), [(ValueError, "refused"), (OSError, "client_gone")])
 def test_a_body_that_cannot_be_read(
-    client: FlaskClient,
-    caplog: pytest.LogCaptureFixture,
-    kind: type[Exception],
-    ended: str,
-    error: tuple[int, str, str],
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, kind: type[Exception], ended: str
 ) -> None:
     """It is no HTTP, or the client has gone."""
     caplog.set_level("INFO", logger="proxy")
@@ -469,22 +444,15 @@ def test_a_body_that_cannot_be_read(
         environ_overrides={"wsgi.input_terminated": True},
         buffered=True,
     )
-    assert told(response) == error
+    assert told(response) == INVALID_JSON
     assert ended in caplog.text
     assert "what the caller sent" not in caplog.text
 
 
 CALLERS_FAULTS = {
     "no messages": ({"messages": []}, "invalid_messages", "messages"),
-    "a bad role": (
-        {"messages": [{"role": "user", "content": "x"}, {"role": "nobody", "content": "x"}]},
-        "invalid_messages",
-        "messages[1].role",
-    ),
     "unknown model": (asking(model="evil/../model"), "model_not_allowed", "model"),
     "two choices": (asking(n=2), "invalid_parameter", "n"),
-    "true is no number": (asking(max_tokens=True), "invalid_parameter", "max_tokens"),
-    "stream as text": (asking(stream="true"), "invalid_parameter", "stream"),
 }
 
 
@@ -600,48 +568,13 @@ def test_a_whole_answer(either: FlaskClient) -> None:
     assert (message["role"], message["content"]) == ("assistant", SAID)
 
 
-def test_answers_have_ids_of_their_own(client: FlaskClient) -> None:
-    ids = [(post(client).json or {})["id"] for _ in range(2)]
-    assert ids[0] != ids[1]
-
-
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-        },
-    }
-]
-
-
-def test_a_tool_call(either: FlaskClient) -> None:
-    response = post(either, "Oslo", tools=TOOLS)
-    assert response.json
-    (choice,) = response.json["choices"]
-    assert choice["finish_reason"] == "tool_calls"
-    (call,) = choice["message"]["tool_calls"]
-    assert call["id"]
-    assert (call["type"], call["function"]["name"]) == ("function", "weather")
-    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
-
-
 # --- refusals and failures of the provider ----------------------------------------------------
 
-UNUSABLE = (502, "provider_error", "provider_bad_answer")
 REFUSALS = {
     "status=401": ("provider_auth_failed", "false", None),
-    "status=403": ("provider_model_unavailable", "false", None),
-    "status=404": ("provider_failed", "true", None),
-    "status=408": ("provider_timeout", "false", None),
-    "status=410": ("provider_model_unavailable", "false", None),
     "status=429": ("provider_overloaded", "true", "5"),
-    "status=429,code=3040,retry_after=7": ("provider_overloaded", "true", "7"),
-    "status=429,code=3021": ("provider_rate_limited", "true", "15"),
     "status=429,code=3021,retry_after=60": ("provider_rate_limited", "true", "60"),
     "status=429,code=3021,retry_after=61": ("provider_rate_limited", "false", "61"),
-    "status=503": ("provider_overloaded", "true", "5"),
     "status=500": ("provider_failed", "true", None),
     "redirect=302": ("provider_bad_answer", "false", None),
     "status=204": ("provider_bad_answer", "false", None),
@@ -653,9 +586,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(
-    ("directive", "code", "retry", "after"),
-    [(directive, *rest) for directive, rest in REFUSALS.items() if directive != "status=404"],
-    ids=[directive for directive in REFUSALS if directive != "status=404"],
+    ("directive", "code", "retry", "after"), [(name, *rest) for name, rest in REFUSALS.items()]
 )
 def test_a_refusal_is_a_502_that_says_whether_to_try_again(
     client: FlaskClient,
@@ -724,14 +655,18 @@ BAD_ANSWERS += ["sample=empty_result_success.json"]
 
 @pytest.mark.parametrize("directive", BAD_ANSWERS)
 def test_an_answer_that_is_none(client: FlaskClient, directive: str) -> None:
-    assert told(post(client, f"[[{directive}]]")) == UNUSABLE
+    assert told(post(client, f"[[{directive}]]")) == (502, "provider_error", "provider_bad_answer")
 
 
 def test_a_stream_without_an_end_for_a_whole_answer(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.providers.answers.MAX_ANSWER", 100_000)
-    assert told(post(client, "[[sse_for_whole,endless]]")) == UNUSABLE
+    assert told(post(client, "[[sse_for_whole,endless]]")) == (
+        502,
+        "provider_error",
+        "provider_bad_answer",
+    )
 
 
 def test_a_stream_that_was_not_asked_for_is_a_whole_answer(client: FlaskClient) -> None:
@@ -844,23 +779,6 @@ def test_usage_comes_last_and_only_where_it_was_asked_for(either: FlaskClient) -
         assert events(post(either, **fields))[-2]["choices"] != []
 
 
-def test_workers_ai_is_never_sent_stream_options(client: FlaskClient, emulator: Emulator) -> None:
-    post(client, stream=True, stream_options={"include_usage": True})
-    assert set(emulator.requests[0].json) == {"messages", "stream"}
-
-
-def test_a_tool_call_in_a_stream(either: FlaskClient) -> None:
-    *chunks, done = events(post(either, "Oslo", tools=TOOLS, stream=True))
-    assert done == "[DONE]"
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
-    assert {call["index"] for call in calls} == {0}
-    assert [call["function"].get("name") for call in calls if "id" in call] == ["weather"]
-    arguments = "".join(call["function"].get("arguments", "") for call in calls)
-    assert json.loads(arguments) == {"city": "Oslo"}
-    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
-
-
 def assert_cut(told_by_stream: list[Any], code: str) -> None:
     """An error event ends it, after whole chunks, and no [DONE]."""
     *chunks, last = told_by_stream
@@ -929,11 +847,6 @@ def test_an_empty_stream_that_ends_properly_is_an_answer(client: FlaskClient) ->
     assert said[-1] == "[DONE]"
 
 
-@pytest.mark.parametrize("file", ["truncated_no_done.sse", "mid_stream_error_inferred.sse"])
-def test_a_recorded_stream_that_breaks_off(client: FlaskClient, file: str) -> None:
-    assert_cut(events(post(client, f"[[sample={file}]]", stream=True)), "provider_failed")
-
-
 def test_a_json_answer_to_a_streaming_request_becomes_a_stream(either: FlaskClient) -> None:
     *chunks, done = events(post(either, "[[json_for_stream]] Hi", stream=True))
     assert done == "[DONE]"
@@ -943,17 +856,6 @@ def test_a_json_answer_to_a_streaming_request_becomes_a_stream(either: FlaskClie
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]][
         -1
     ] == "stop"
-
-
-def test_json_mode_is_asked_whole_and_turned_into_a_stream(
-    client: FlaskClient, emulator: Emulator
-) -> None:
-    fields = {"stream": True, "response_format": {"type": "json_object"}}
-    *chunks, done = events(post(client, **fields))
-    assert done == "[DONE]"
-    assert emulator.requests[0].json.get("stream") is not True
-    content = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
-    assert json.loads(content) == {"emulator": True, "you_said": "Hi"}
 
 
 def test_a_stream_leaves_as_it_comes(client: FlaskClient, emulator: Emulator) -> None:
@@ -1039,7 +941,7 @@ def test_a_caller_that_has_left_is_nobodys_failure(
         raise ClientGone
 
     monkeypatch.setattr(Upstream, "open", left)
-    assert told(post(client)) == INVALID_HTTP
+    assert told(post(client)) == INVALID_JSON
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
