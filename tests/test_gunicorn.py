@@ -397,11 +397,10 @@ def test_with_broken_settings_it_serves_500_and_says_why_once(
             assert len(lines) == 1
 
 
-def test_it_listens_where_it_should(serve: Serve, emulator: Emulator) -> None:
+def test_it_listens_where_it_should(proxy: Server) -> None:
     """With PORT set, as a platform does, on all addresses, IPv6's too."""
-    with serve(serving.settings(emulator.url)) as server:
-        found = re.findall(r"Listening at: http://(\S+):[0-9]+ ", server.log)
-        assert found in (["[::]"], ["0.0.0.0"])  # noqa: S104
-        if found == ["[::]"] and socket.has_ipv6:
-            with socket.create_connection(("::1", server.port), timeout=DEADLINE):
-                pass
+    found = re.findall(r"Listening at: http://(\S+):[0-9]+ ", proxy.log)
+    assert found in (["[::]"], ["0.0.0.0"])  # noqa: S104
+    if found == ["[::]"] and socket.has_ipv6:
+        with socket.create_connection(("::1", proxy.port), timeout=DEADLINE):
+            pass

@@ -128,9 +128,8 @@ def test_a_stream_that_gunicorn_tears_is_cut_in_the_log(emulator: Emulator, tmp_
     assert endings == ["cut"]
 
 
-def test_the_first_line_names_the_version(emulator: Emulator, tmp_path: Path) -> None:
-    with serving.gunicorn(serving.settings(emulator.url), tmp_path / "log") as server:
-        first = next(line for line in server.log.splitlines() if line.startswith("{"))
+def test_the_first_line_names_the_version(proxy: Server) -> None:
+    first = next(line for line in proxy.log.splitlines() if line.startswith("{"))
     assert json.loads(first)["message"] == f"llm-proxy {__version__} starts"
 
 
