@@ -7,7 +7,7 @@ from contextlib import closing
 from proxy import keys, strict_json
 from proxy.chat_request import ChatRequest
 from proxy.completion import completion
-from proxy.errors import CallerError, ProxyError
+from proxy.errors import ProxyError
 from proxy.providers import Provider, answers
 from proxy.settings import Settings
 from proxy.upstream import Upstream
@@ -34,24 +34,22 @@ def run(settings: Settings, *, live: bool) -> int:
         return 1 if settings.problems else 0
     assert provider  # otherwise there are problems
     error = _ask(provider, settings)
-    print(f"problem: live: {_description(error)}" if error else "ok: live: the provider answered")
-    return 1 if error else 0
+    if error is None:
+        print("ok: live: the provider answered")
+        return 0
+    notes = error.notes | ({"param": error.param} if error.param else {})
+    facts = "; ".join([error.code, *(f"{name}: {note}" for name, note in notes.items())])
+    print(f"problem: live: {error.message} ({facts})")
+    return 1
 
 
 def _ask(provider: Provider, settings: Settings) -> ProxyError | None:
     """The error of the default model, asked for one token. None: it answered."""
     error = _error(provider, settings, max_tokens=1)
-    if isinstance(error, CallerError) and (
-        error.code == "context_length_exceeded" or error.param in _LIMITS
-    ):
-        error = _error(provider, settings)  # some models refuse so low a limit
-    return error
-
-
-def _description(error: ProxyError) -> str:
-    notes = error.notes | ({"param": error.param} if error.param else {})
-    facts = "; ".join([error.code, *(f"{name}: {note}" for name, note in notes.items())])
-    return f"{error.message} ({facts})"
+    if error is None or error.status != 400:
+        return error
+    is_about_limit = error.code == "context_length_exceeded" or error.param in _LIMITS
+    return _error(provider, settings) if is_about_limit else error  # some models refuse so few
 
 
 def _error(provider: Provider, settings: Settings, **fields: int) -> ProxyError | None:

@@ -20,12 +20,8 @@ class Counter:
 
     def __init__(self, limit: RateLimit) -> None:
         self._rate = parse(limit.rate)
-        storage = storage_from_string(
-            limit.storage,
-            key_prefix="llm-proxy",
-            socket_timeout=REDIS_TIMEOUT,
-            socket_connect_timeout=REDIS_TIMEOUT,
-        )
+        timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT)
+        storage = storage_from_string(limit.storage, key_prefix="llm-proxy", **timeouts)
         self._limiter = FixedWindowRateLimiter(storage)
         self._asks_again_at = 0.0
 

@@ -1,7 +1,6 @@
 """The request log: one line for each request, written when its response has ended.
 
-On a terminal a line is text for people, elsewhere JSON, which `python -m proxy usage` reads. No
-line holds a key, or any text from a client or a provider. docs/log.md describes the fields.
+No line holds a key, or any text from a client or a provider. docs/log.md describes the fields.
 """
 
 import logging

@@ -14,7 +14,7 @@ import serving
 from conftest import Serve
 from crowd import answer_to, deaf, post, reset
 from gevent import GreenletExit
-from serving import KEY, MODEL, PROVIDER_KEY, Server, wait_until
+from serving import KEY, MODEL, Server, wait_until
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -188,19 +188,13 @@ ADDRESSES = {
     "a peer over both": ("::ffff:192.0.2.1", "", "192.0.2.1"),
     "a peer with a zone": ("fe80::1%eth0", "", "fe80::1"),
     "a proxy on this machine": ("127.0.0.1", "192.0.2.7", "192.0.2.7"),
-    "one over IPv6": ("::1", "2001:DB8::7", "2001:db8::7"),
     "one over both": ("::ffff:127.0.0.1", "192.0.2.7", "192.0.2.7"),
-    "one at another loopback address": ("127.8.8.8", "192.0.2.7", "192.0.2.7"),
     "one over a Unix socket": ("", "192.0.2.7", "192.0.2.7"),
     "a forged entry before": ("127.0.0.1", "1.2.3.4, 192.0.2.7", "192.0.2.7"),
-    "no blank": ("127.0.0.1", "1.2.3.4,192.0.2.7", "192.0.2.7"),
     "not an address": ("127.0.0.1", "192.0.2.7, unknown", "127.0.0.1"),
     "a secret as a zone": ("127.0.0.1", "fe80::1%tier1-key", "fe80::1"),
-    "a short form": ("127.0.0.1", "192.0.2", "127.0.0.1"),
-    "an empty last entry": ("127.0.0.1", "192.0.2.7,", "127.0.0.1"),
     "nothing over a Unix socket": ("", "", None),
     "forged by another peer": ("192.0.2.1", "127.0.0.1", "192.0.2.1"),
-    "forged in a private network": ("10.0.0.8", "192.0.2.7", "10.0.0.8"),
 }
 
 
@@ -333,14 +327,6 @@ def test_a_server_that_cannot_send_has_lost_the_client(
     assert (line["ended"], line["status"], line["level"]) == ("client_gone", 200, "info")
 
 
-def test_the_log_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    request_log.start("info")
-    Entry("r-1").write()
-    out, err = capsys.readouterr()
-    assert json.loads(out)["request_id"] == "r-1"
-    assert err == ""
-
-
 # --- of the proxy as shipped ------------------------------------------------------------------
 
 
@@ -467,17 +453,6 @@ def test_the_usage_of_two_hundred_requests_is_what_the_provider_counted(
     assert sum(row["errors"] for row in rows) == 20
 
 
-def test_no_line_has_a_prompt_an_answer_or_a_key(served: Server) -> None:
-    answers = [
-        answer_to(served, post("a private prompt")),
-        answer_to(served, post("a private prompt [[status=401]]", stream=True)),
-        answer_to(served, post("a private prompt", key="a-wrong-key-of-somebody")),
-    ]
-    wait_until(lambda: all(answer.headers["X-Request-Id"] in served.log for answer in answers))
-    for secret in ("private", "emulator, not a model", KEY, PROVIDER_KEY, "a-wrong-key", "alice-K"):
-        assert secret not in served.log
-
-
 def test_what_gunicorn_refuses_leaves_a_line_too(served: Server) -> None:
     with served.connect() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nbroken header\r\n\r\n")
@@ -489,11 +464,3 @@ def test_what_gunicorn_refuses_leaves_a_line_too(served: Server) -> None:
     )
     assert (line["status"], line["code"], line["ended"]) == (400, "invalid_http", "refused")
     assert (line["raised"], line["client"]) == ("InvalidHeader", serving.HOST)
-
-
-def test_the_level_can_be_set(serve: Serve, env: dict[str, str]) -> None:
-    with serve({**env, "LOG_LEVEL": "error"}) as server:
-        answer_to(server, post("Hi"))
-        answer_to(server, post("[[status=500]]"))
-        wait_until(lambda: len(entries(server)) == 1)
-    assert [line["status"] for line in entries(server)] == [502]
