@@ -16,6 +16,7 @@ MAX_DEPTH = 64
 # they are read: `, : [ ] { }` outside of strings.
 MAX_MARKS = 400_000  # a message with a role and a content has 6
 MAX_UPSTREAM_MARKS = 1_000_000  # a token with 20 top_logprobs has about 280
+_MAX_DIGITS = 309  # of an integer, the same range as that of floats
 
 
 class InvalidJSON(ValueError):
@@ -95,6 +96,12 @@ def _finite(text: str) -> float:
     return number
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:  # reading them takes the square of their number
+        raise InvalidJSON("a number in it is out of range")
+    return int(digits)
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -107,6 +114,9 @@ _NOT_MARKS = bytes(set(range(256)) - set(_MARKS))
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _UPSTREAM = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _STRICT = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_doubles
+    parse_constant=_refuse_constant,
+    parse_float=_finite,
+    parse_int=_integer,
+    object_pairs_hook=_without_doubles,
 )
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode

@@ -273,12 +273,6 @@ def test_other_numbers_stay_as_they_are(name: str) -> None:
     assert type(value) is float
 
 
-@pytest.mark.parametrize("name", [*WHOLE_NUMBERS, "n"])
-def test_a_number_of_4300_digits_is_refused(name: str) -> None:
-    body = b'{"messages":[{"role":"user","content":"Hi"}],"%s":%s}' % (name.encode(), b"9" * 4300)
-    assert refusal(body).param == name
-
-
 @pytest.mark.parametrize("name", [*PARAMETERS, "stream", "stream_options", "model", "user", "x"])
 def test_null_is_not_given(name: str) -> None:
     assert ask(**{name: None}) == ask()

@@ -190,6 +190,12 @@ def test_marks_of_what_is_not_json(body: bytes) -> None:
         loads(body)
 
 
+@pytest.mark.parametrize("number", [b"9" * 310, b"-" + b"1" * 309, b"1" + b"0" * 4299])
+def test_a_callers_integer_is_no_larger_than_a_float(number: bytes) -> None:
+    with pytest.raises(InvalidJSON, match=r"^a number in it is out of range$"):
+        loads(b'{"seed":' + number + b"}")
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [
