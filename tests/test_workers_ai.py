@@ -394,10 +394,6 @@ each_stream = pytest.mark.parametrize(
 @each_stream
 def test_streams(stream: bytes, told: Told) -> None:
     assert Told.by(streamed(PROVIDER, [stream])) == told
-
-
-@each_stream
-def test_streams_byte_by_byte(stream: bytes, told: Told) -> None:
     assert Told.by(streamed(PROVIDER, byte_by_byte(stream))) == told
 
 
