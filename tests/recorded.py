@@ -27,6 +27,7 @@ class Sample:
     content_type: str
     headers: dict[str, str]
     body: bytes
+    caller_gets: dict[str, Any]  # if it is a refusal
 
     @property
     def refusal(self) -> Refusal:
@@ -44,6 +45,7 @@ def _samples() -> dict[str, Sample]:
             entry["content_type"],
             entry["headers"],
             (folder / entry["file"]).read_bytes(),
+            entry.get("caller_gets", {}),
         )
         for entry in entries
     }

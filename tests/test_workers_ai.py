@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from recorded import (
     SAMPLES,
     SECONDS_TO_MIDNIGHT,
+    Sample,
     Told,
     byte_by_byte,
     chat,
@@ -463,64 +464,27 @@ def provider(code: str, retry: str = "false", after: str | None = None) -> tuple
     return 502, f"provider_{code}", None, retry, after
 
 
-REFUSAL_SAMPLES = {
-    "err_400_5004_invalid_data_documented.json": caller("provider_rejected_input", None),
-    "err_400_5006_schema.json": caller("provider_rejected_input", "messages[0].content"),
-    "err_400_5006_unevaluated.json": caller("provider_rejected_input", "seed"),
-    "err_400_5007_no_such_model.json": provider("model_unavailable"),
-    "err_400_6003_bad_auth_format.json": provider("auth_failed"),
-    "err_400_7003_7000_no_route.json": provider("not_found"),
-    "err_400_8001_invalid_input.json": caller("provider_rejected_input", None),
-    "err_400_8007_context.json": caller("context_length_exceeded", "messages"),
-    "err_401_10000_auth.json": provider("auth_failed"),
-    "err_401_2009_gateway_envelope.json": provider("auth_failed"),
-    "err_403_5016_agreement_documented.json": provider("model_unavailable"),
-    "err_403_5035_paid_only.json": provider("model_unavailable"),
-    "err_403_9109_token.json": provider("auth_failed"),
-    "err_404_7003_bad_account.json": provider("not_found"),
-    "err_405_7001_method.json": provider("not_found"),
-    "err_410_5028_deprecated.json": provider("model_unavailable"),
-    "err_410_5028_deprecated_2026_10.json": provider("model_unavailable"),
-    "err_413_3006_too_large_documented.json": caller("provider_rejected_input", None),
-    "err_413_5021_context.json": caller("context_length_exceeded", "messages"),
-    "err_422_5012.json": caller("provider_rejected_input", None),
-    "err_429_3036_daily_documented.json": provider("quota_exhausted", "false", MIDNIGHT),
-    "err_429_3040_capacity.json": provider("overloaded", "true", "5"),
-    "err_429_4006_daily.json": provider("quota_exhausted", "false", MIDNIGHT),
-    "err_429_api_global_inferred.json": provider("rate_limited", "true", "30"),
-    "err_500_3043.json": provider("failed", "true"),
-    "err_500_8004.json": provider("failed", "true"),
-    "edge_500.txt": provider("failed"),
-    "edge_502.html": provider("failed"),
-    "edge_502.txt": provider("failed"),
-    "err_flat_400_5006.json": caller("provider_rejected_input", "messages[0].content"),
-    "err_flat_400_5007.json": provider("model_unavailable"),
-    "err_flat_403_5035_plan.json": provider("model_unavailable"),
-    "err_gw_400_2001_gateway_missing.json": provider("not_found"),
-    "err_gw_401_2009.json": provider("auth_failed"),
-    "err_gw_402_balance_openai_style.json": provider("quota_exhausted"),
-    "err_gw_429_2003_rate_limited.json": provider("rate_limited", "true", "15"),
-    "err_gw_429_2045_spend.json": provider("quota_exhausted"),
-    "err_gw_no_code_500_inferred.json": provider("failed", "true"),
-}
+REFUSALS = {name: sample for name, sample in SAMPLES.items() if sample.caller_gets}
+each_refusal = pytest.mark.parametrize("sample", REFUSALS.values(), ids=REFUSALS)
 
 
 def test_every_sample_has_a_row() -> None:
-    rows = [WHOLE_SAMPLES, STREAM_SAMPLES, REFUSAL_SAMPLES, NO_ANSWERS, BROKEN_STREAMS]
+    rows = [WHOLE_SAMPLES, STREAM_SAMPLES, REFUSALS, NO_ANSWERS, BROKEN_STREAMS]
     assert SAMPLES.keys() - {name for table in rows for name in table} == set()
 
 
-@pytest.mark.parametrize("name", REFUSAL_SAMPLES)
-def test_refusals(name: str) -> None:
+@each_refusal
+def test_refusals(sample: Sample) -> None:
     """Whose fault it is, where, and whether a retry helps."""
-    error = refused(PROVIDER, SAMPLES[name].refusal)
-    assert told_of(error) == REFUSAL_SAMPLES[name]
+    names = ("status", "code", "param", "retry", "retry_after")
+    tells = tuple(sample.caller_gets.get(name) for name in names)
+    assert told_of(refused(PROVIDER, sample.refusal)) == tells
 
 
-@pytest.mark.parametrize("name", REFUSAL_SAMPLES)
-def test_refusals_relay_no_prose(name: str) -> None:
+@each_refusal
+def test_refusals_relay_no_prose(sample: Sample) -> None:
     """No model, address, account or request id of the provider's, and none of its words."""
-    message = refused(PROVIDER, SAMPLES[name].refusal).message
+    message = refused(PROVIDER, sample.refusal).message
     for text in ("AiError", "@cf", "http", "/client", "1b4f0c2e", "Cloudflare", "neurons", "<"):
         assert text not in message
 
