@@ -29,23 +29,23 @@ def completion(
     answer = _Answer(chat, used, token_limit)
     message: JSON = {"role": "assistant", "content": None, "refusal": None}
     texts: dict[str, list[str]] = {}
-    logprobs = None
+    logprobs: JSON = {}
     for part in answer.until_done(parts):
         if isinstance(part, Mark):
             continue
         _merge(answer.delta(part), message, texts)
         if part.content is not None:
             texts.setdefault("content", [])
-        logprobs = part.logprobs or logprobs
+        _join(logprobs, part.logprobs or {})
         answer.raise_if_failed()
     _merge({"tool_calls": answer.calls.end()}, message, texts)
     message |= {name: "".join(pieces) for name, pieces in texts.items()}
-    finish_reason = answer.finish()
     if not any(map(message.get, ("content", "refusal", "tool_calls", "function_call", "audio"))):
         message["content"] = ""
-    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
+    choice = {"index": 0, "message": message, "logprobs": logprobs or None}
+    choices = [choice | {"finish_reason": answer.finish()}]
     head = _head(chat, "chat.completion")
-    return {**answer.fields, **head, "choices": [choice], "usage": used.total()}
+    return {**answer.fields, **head, "choices": choices, "usage": used.total()}
 
 
 def _merge(delta: JSON, message: JSON, texts: dict[str, list[str]]) -> None:
@@ -54,21 +54,28 @@ def _merge(delta: JSON, message: JSON, texts: dict[str, list[str]]) -> None:
         if name in ("content", "reasoning_content", "refusal"):
             texts.setdefault(name, []).append(value)
         elif name != "tool_calls":
-            message[name] = value
+            _join(message, {name: value})
         else:
             for call in value:
-                _merge_call(call, message.setdefault("tool_calls", []))
+                calls = message.setdefault("tool_calls", [])
+                if (index := call.pop("index")) == len(calls):
+                    calls.append({})
+                _join(calls[index], call)
 
 
-def _merge_call(piece: JSON, calls: list[JSON]) -> None:
-    index = piece.pop("index")
-    if index == len(calls):
-        calls.append(piece)
-        return
-    if arguments := piece.get("function", {}).get("arguments"):
-        calls[index]["function"]["arguments"] += arguments
-    if text := piece.get("custom", {}).get("input"):
-        calls[index]["custom"]["input"] += text
+def _join(old: JSON, new: JSON) -> None:
+    """Add a piece to an object: append what comes in pieces, replace the rest."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            _join(before, value)
+        elif name in _IN_PIECES and isinstance(before, str | list) and type(before) is type(value):
+            old[name] += value
+        else:
+            old[name] = value
+
+
+_IN_PIECES = {"arguments", "input", "data", "transcript", "content", "refusal"}
 
 
 def chunks(
@@ -204,14 +211,8 @@ class _Answer:
         return {**fields, **_chunk(self.chat, delta, **choice)}
 
 
-def _chunk(
-    chat: ChatRequest,
-    delta: JSON,
-    *,
-    logprobs: JSON | None = None,
-    finish_reason: str | None = None,
-) -> JSON:
-    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+def _chunk(chat: ChatRequest, delta: JSON, **more: Any) -> JSON:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **more}
     return {**_head(chat, "chat.completion.chunk"), "choices": [choice]}
 
 

@@ -556,3 +556,27 @@ def test_fields_are_relayed_wherever_they_came() -> None:
         {"c": 3, "d": 4},
         {},
     ]
+
+
+def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
+    """A stream that was not asked for: older function calls, audio, custom calls, logprobs."""
+    custom = {"id": "c", "type": "custom", "custom": {"name": "f"}}
+    parts = [
+        Part(extra={"function_call": {"name": "f", "arguments": ""}, "audio": {"id": "a"}}),
+        Part(extra={"function_call": {"arguments": '{"a":'}, "audio": {"data": "x"}}),
+        Part(extra={"function_call": {"arguments": "1}"}, "audio": {"data": "y", "expires_at": 1}}),
+        Part(tool_calls=(call(0, id="c", other=custom),), logprobs={"content": [1]}),
+        Part(tool_calls=(call(0, other={"custom": {"input": "a"}}),), logprobs={"content": [2]}),
+        Part(tool_calls=(call(0, other={"custom": {"input": "b"}}),)),
+        Part(tool_calls=(call(1, id="d", name="g", arguments="{"),), logprobs={"refusal": None}),
+        Part(tool_calls=(call(1, arguments="}", extra={"signature": "s"}),)),
+        Mark.DONE,
+    ]
+    (choice,) = completion(chat(), parts, AnswerUsage(), token_limit=None)["choices"]
+    message = choice["message"]
+    assert message["function_call"] == {"name": "f", "arguments": '{"a":1}'}
+    assert message["audio"] == {"id": "a", "data": "xy", "expires_at": 1}
+    first, second = message["tool_calls"]
+    assert first == {**custom, "custom": {"name": "f", "input": "ab"}}
+    assert (second["function"]["arguments"], second["signature"]) == ("{}", "s")
+    assert choice["logprobs"] == {"content": [1, 2], "refusal": None}
