@@ -27,7 +27,7 @@ class Sample:
     content_type: str
     headers: dict[str, str]
     body: bytes
-    caller_gets: dict[str, Any]  # if it is a refusal
+    caller_gets: dict[str, Any]  # of an answer or a refusal; empty for others
 
     @property
     def refusal(self) -> Refusal:

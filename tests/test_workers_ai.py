@@ -45,8 +45,16 @@ def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total, **more}
 
 
-NOT_CACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
 ZEROS = used(0, 0)
+
+
+def samples(name: str, kind: str = "") -> dict[str, Sample]:
+    """Those of a kind of file whose callers get what has this name."""
+    return {
+        file: sample
+        for file, sample in SAMPLES.items()
+        if name in sample.caller_gets and file.endswith(kind)
+    }
 
 
 def envelope(result: Any) -> dict[str, Any]:
@@ -57,7 +65,7 @@ def envelope(result: Any) -> dict[str, Any]:
 
 
 def says(
-    content: str | None,
+    text: str | None,
     usage: dict[str, Any],
     finish: str = "stop",
     *,
@@ -65,7 +73,7 @@ def says(
     calls: tuple[tuple[str, str, str], ...] = (),
 ) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """The message, the finish_reason and the usage. A call: id, name, arguments."""
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if calls:
         message["tool_calls"] = [
             {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -77,34 +85,6 @@ def says(
 
 
 WEATHER = '{"location":"London","days":"3"}'
-
-WHOLE_SAMPLES = {
-    "native_llama_basic.json": says("Hello! How can I help you today?", used(136, 10)),
-    "native_llama_no_usage.json": says("Hello! How can I help you today?", ZEROS),
-    "native_llama_usage_neurons.json": says("Yes.", used(42, 2, **NOT_CACHED)),
-    "native_llama33_hybrid_rest.json": says('{"score": 4}', used(46, 10)),
-    "openai_shape_gemma4.json": says(
-        "The capital of France is Paris.", used(147, 16, **NOT_CACHED)
-    ),
-    "openai_shape_reasoning_content.json": says(
-        "4", used(18, 23, **NOT_CACHED), reasoning="The user asks for 2 + 2. That is 4."
-    ),
-    "gptoss_chat_completion.json": says("Hello!", used(68, 24), reasoning="User says hi."),
-    "gptoss_responses_output.json": says(
-        "Hello!", used(70, 20), reasoning="The user greets. Answer briefly."
-    ),
-    "json_mode_response_object.json": says(
-        '{"server_id":"foobar","hello":"world"}', used(15061, 192)
-    ),
-    "tool_calls_native_flat_null_response.json": says(
-        None, used(210, 24), "tool_calls", calls=(("call_1_0", "get_weather", WEATHER),)
-    ),
-    "numeric_response.json": says("42", used(20, 2)),
-    "compat_chat_completion_kimi.json": says(
-        "Hi there!", used(9, 31, **NOT_CACHED), reasoning="The user said hi."
-    ),
-    "compat_chat_completion_llama33.json": says("Hi there!", used(12, 4)),
-}
 
 
 def choices_of(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[str, Any]:
@@ -180,7 +160,8 @@ WHOLE_SHAPES = {
     ),
 }
 
-ALL_WHOLE = {name: (SAMPLES[name].body, row) for name, row in WHOLE_SAMPLES.items()}
+WHOLE_SAMPLES = samples("text", ".json")
+ALL_WHOLE = {name: (one.body, says(**one.caller_gets)) for name, one in WHOLE_SAMPLES.items()}
 ALL_WHOLE |= {name: (strict_json.dumps(body), row) for name, (body, row) in WHOLE_SHAPES.items()}
 each_whole_answer = pytest.mark.parametrize(
     ("body", "row"), ALL_WHOLE.values(), ids=ALL_WHOLE.keys()
@@ -280,23 +261,6 @@ def openai(delta: Any, finish: Any = None, **more: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
 
 
-STREAM_SAMPLES = {
-    "native_llama3_p_usage.sse": Told("Hello! How are you?", finish="stop", usage=used(755, 10)),
-    "native_llama3_old_no_usage.sse": Told("Hello world", finish="stop", usage=ZEROS),
-    "native_llama4_tool_calls_empty.sse": Told("Hello there", finish="stop", usage=used(21, 3)),
-    "llama33_dual_chunk.sse": Told("Hello world.", finish="stop", usage=used(46, 4)),
-    "gemma4_openai_incremental_usage.sse": Told(
-        "The capital is Paris.", finish="stop", usage=used(39, 5, **NOT_CACHED)
-    ),
-    "gptoss_reasoning_then_content.sse": Told(
-        "Hello!", reasoning="User says hi", finish="stop", usage=used(70, 20)
-    ),
-    "compat_llama33_id_chunks.sse": Told("Hello world", finish="stop", usage=ZEROS),
-    "numeric_response_chunk.sse": Told("1. One", finish="stop", usage=used(9, 3)),
-    "empty_stream_only_done.sse": Told("", finish="stop", usage=ZEROS),
-    "multibyte_text.sse": Told("Héllo 👋🏽 世界", finish="stop", usage=used(5, 6)),
-}
-
 G_NAME = {"id": "c", "type": "function", "index": 0, "function": {"name": "f"}}
 G_NULLS = {"id": None, "type": None, "index": None, "function": {"name": None, "arguments": None}}
 QUESTION = '{"question": "retries"}'
@@ -385,7 +349,8 @@ STREAM_SHAPES = {
     ),
 }
 
-ALL_STREAMS = {name: (SAMPLES[name].body, told) for name, told in STREAM_SAMPLES.items()}
+STREAM_SAMPLES = samples("text", ".sse")
+ALL_STREAMS = {name: (one.body, Told(**one.caller_gets)) for name, one in STREAM_SAMPLES.items()}
 ALL_STREAMS |= STREAM_SHAPES
 each_stream = pytest.mark.parametrize(
     ("stream", "told"), ALL_STREAMS.values(), ids=ALL_STREAMS.keys()
@@ -464,7 +429,7 @@ def provider(code: str, retry: str = "false", after: str | None = None) -> tuple
     return 502, f"provider_{code}", None, retry, after
 
 
-REFUSALS = {name: sample for name, sample in SAMPLES.items() if sample.caller_gets}
+REFUSALS = samples("code")
 each_refusal = pytest.mark.parametrize("sample", REFUSALS.values(), ids=REFUSALS)
 
 
