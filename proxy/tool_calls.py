@@ -3,8 +3,9 @@
 Providers number parallel calls differently, or not at all. Here they are numbered again, from 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 from proxy import strict_json
@@ -37,9 +38,10 @@ class Piece(NamedTuple):
 
 @dataclass
 class _Call:
-    index: int
+    indexes: Iterator[int]
     default_id: str
     is_other: bool
+    index: int = -1  # from `indexes`, once it is sent: a call without a name never is
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -51,6 +53,8 @@ class _Call:
         """The delta that the piece becomes; None if there is nothing to send yet."""
         self.id = self.id or piece.id
         if self.is_other:
+            if self.index < 0:
+                self.index = next(self.indexes)
             return {**piece.other, "index": self.index} if piece.other else None
         # Some send blanks or an empty list where a function has no arguments.
         is_blank = not self.arguments and "".join(piece.arguments.split()) in ("", "[]")
@@ -69,7 +73,7 @@ class _Call:
 
     def first(self) -> JSON:
         """The delta that begins the call."""
-        self.is_sent = True
+        self.is_sent, self.index = True, next(self.indexes)
         head = {"index": self.index, "id": self.id or self.default_id, "type": "function"}
         function = {"name": self.name, "arguments": "".join(self.arguments), **self.function_extra}
         return {**head, "function": function, **self.extra}
@@ -107,6 +111,7 @@ class ToolCalls:
     def __init__(self, answer_id: str) -> None:
         self._answer_id = answer_id.removeprefix("chatcmpl-")
         self._calls: list[_Call] = []
+        self._indexes = count()
         self._by_index: dict[int | None, _Call] = {}  # the provider's index
 
     def __bool__(self) -> bool:
@@ -129,9 +134,10 @@ class ToolCalls:
         return deltas
 
     def _begin(self, piece: Piece) -> _Call:
-        index = len(self._calls)
-        _check_number(index + 1)
-        self._calls.append(_Call(index, f"call_{self._answer_id}_{index}", piece.begins_other))
+        number = len(self._calls)
+        _check_number(number + 1)
+        default_id = f"call_{self._answer_id}_{number}"
+        self._calls.append(_Call(self._indexes, default_id, piece.begins_other))
         return self._calls[-1]
 
     def waiting(self) -> list[JSON]:

@@ -114,6 +114,11 @@ CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
         [("f", '{"a":'), G],
     ),
     "broken arguments": ([piece(0, None, "f", "a}"), piece(0, None, "f", "b")], [("f", "a}b")]),
+    "a call without a name before another": ([piece(0, "c", None, "{}"), piece(1, "d", *G)], [G]),
+    "a name that comes after another call": (
+        [piece(0, "c", None, F[1]), piece(1, "d", *G), piece(0, None, "f")],
+        [G, F],
+    ),
     "arguments without a name": ([piece(0, "c", None, "{}")], []),
     "an index that is no number": (
         [[{"index": True, "function": {"name": "f", "arguments": F[1]}}]],
