@@ -33,8 +33,8 @@ class Provider(ABC):
     name: ClassVar[str]  # the value of LLAMA_PROVIDER that chooses it
     request_id_header: ClassVar[str]  # identifies a request for the provider's support
     address_settings: ClassVar[str]  # what to check if it answers that the address is wrong
-    token_limit: ClassVar[int | None] = None  # where an answer is cut, if the caller sets no limit
-    relays_unknown: ClassVar[bool] = True  # also keys that this proxy does not know, both ways
+    token_limit: ClassVar[int | None] = None  # its max_tokens if the caller sets none
+    relays_unknown: ClassVar[bool] = True  # relay keys that this proxy does not know
 
     # Defaults and checks of its settings. A setting without a default is required.
     timeout: ClassVar[int]  # seconds to the first byte
