@@ -24,13 +24,16 @@ class NonBlockingHandler(logging.Handler):
         self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.flush()
+        if self._dropped or not self._write(record):
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Log the number of dropped lines; at exit the logging module calls this too."""
         if self._dropped:
             text = f"{self._dropped} log lines were dropped, because nothing read the log."
             note = logging.LogRecord("proxy", logging.WARNING, "", 0, text, None, None)
-            if self._write(note):
-                self._dropped = 0
-        if self._dropped or not self._write(record):
-            self._dropped += 1
+            self._dropped = 0 if self._write(note) else self._dropped
 
     def _write(self, record: logging.LogRecord) -> bool:
         """Whether there was room."""

@@ -73,6 +73,11 @@ def test_lines_without_room_are_dropped_and_counted(log: Log) -> None:
     assert log.read() == [NOTE.format(10_000 - len(kept)), "after"]
     log.write("later")
     assert log.read() == ["later"]
+    while not log.handler._dropped:
+        log.write()
+    log.read()
+    log.handler.flush()
+    assert log.read() == [NOTE.format(1)]
 
 
 def test_a_line_never_exceeds_what_a_pipe_takes_at_once(log: Log) -> None:
