@@ -16,6 +16,7 @@ MAX_DEPTH = 64
 # they are read: `, : [ ] { }` outside of strings.
 MAX_MARKS = 400_000  # a message with a role and a content has 6
 MAX_UPSTREAM_MARKS = 1_000_000  # a token with 20 top_logprobs has about 280
+_OUT_OF_RANGE = "a number in it is out of range, NaN or Infinity"
 _MAX_DIGITS = 309  # of an integer, the same range as that of floats
 
 
@@ -74,7 +75,7 @@ def _parse(decoder: json.JSONDecoder, body: bytes) -> Any:
     except RecursionError:
         wrong = f"it is nested deeper than {MAX_DEPTH} levels"
     except ValueError:  # a whole number of more than 4300 digits
-        wrong = "a number in it is out of range"
+        wrong = _OUT_OF_RANGE
     raise InvalidJSON(wrong)
 
 
@@ -86,19 +87,16 @@ def _is_deeper_than(depth: int, marks: bytes) -> bool:
     return bool(brackets)
 
 
-def _refuse_constant(_name: str) -> None:
-    raise InvalidJSON("NaN and Infinity are not JSON")
-
-
 def _finite(text: str) -> float:
-    if math.isinf(number := float(text)):
-        raise InvalidJSON("a number in it is out of range")
+    """A float; it also reads the constants NaN and Infinity, which Python's json accepts."""
+    if not math.isfinite(number := float(text)):
+        raise InvalidJSON(_OUT_OF_RANGE)
     return number
 
 
 def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:  # reading them takes the square of their number
-        raise InvalidJSON("a number in it is out of range")
+        raise InvalidJSON(_OUT_OF_RANGE)
     return int(digits)
 
 
@@ -112,9 +110,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _MARKS = b",:[]{}"
 _NOT_MARKS = bytes(set(range(256)) - set(_MARKS))
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_UPSTREAM = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_UPSTREAM = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 _STRICT = json.JSONDecoder(
-    parse_constant=_refuse_constant,
+    parse_constant=_finite,
     parse_float=_finite,
     parse_int=_integer,
     object_pairs_hook=_without_doubles,

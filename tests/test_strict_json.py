@@ -18,6 +18,7 @@ from proxy.strict_json import (
     readable,
 )
 
+OUT_OF_RANGE = "a number in it is out of range, NaN or Infinity"
 quick = settings(max_examples=150, derandomize=True, deadline=None, database=None)
 
 values = st.recursive(
@@ -65,12 +66,12 @@ def test_what_is_json(read: Any, body: bytes, value: Any) -> None:
         (b'{"a":1} secret', "it is not valid JSON (line 1, column 9)"),
         (b"{'secret':1}", "it is not valid JSON (line 1, column 2)"),
         (b'"secret\n"', "it is not valid JSON (line 1, column 8)"),
-        (b"NaN", "NaN and Infinity are not JSON"),
-        (b'{"secret":Infinity}', "NaN and Infinity are not JSON"),
-        (b"[-Infinity]", "NaN and Infinity are not JSON"),
-        (b"1e400", "a number in it is out of range"),
-        (b"[-1e400]", "a number in it is out of range"),
-        (b"9" * 4301, "a number in it is out of range"),
+        (b"NaN", OUT_OF_RANGE),
+        (b'{"secret":Infinity}', OUT_OF_RANGE),
+        (b"[-Infinity]", OUT_OF_RANGE),
+        (b"1e400", OUT_OF_RANGE),
+        (b"[-1e400]", OUT_OF_RANGE),
+        (b"9" * 4301, OUT_OF_RANGE),
         (b"\xff\xfe{\x00}\x00", "it is not UTF-8 (byte 0)"),  # UTF-16 with a mark
         (b"{}\xef\xbb\xbf", "it is not valid JSON (line 1, column 3)"),  # not before it
         (b'"secret \xff"', "it is not UTF-8 (byte 8)"),
@@ -192,7 +193,7 @@ def test_marks_of_what_is_not_json(body: bytes) -> None:
 
 @pytest.mark.parametrize("number", [b"9" * 310, b"-" + b"1" * 309, b"1" + b"0" * 4299])
 def test_a_callers_integer_is_no_larger_than_a_float(number: bytes) -> None:
-    with pytest.raises(InvalidJSON, match=r"^a number in it is out of range$"):
+    with pytest.raises(InvalidJSON, match=OUT_OF_RANGE):
         loads(b'{"seed":' + number + b"}")
 
 
