@@ -51,8 +51,10 @@ def chat_completions() -> Response:
         client = request.environ.get("gunicorn.socket")
         call = resources.enter_context(proxy.watchdog.watch(client))
         with proxy.bodies.read(call) as body:
-            chat = _chat_request(body, provider)
-            del body
+            answer_id, now = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+            chat = ChatRequest.from_json(body, provider.models, id=answer_id, created=now)
+            del body  # its memory, before the provider is asked
+            entry.model, entry.stream = chat.model, chat.stream
             call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
             parts = _ask(chat, provider, proxy.upstream, call, resources)
         chat = chat.without_input()
@@ -64,13 +66,6 @@ def chat_completions() -> Response:
             response = responses.json(answer)
         response.call_on_close(resources.pop_all().close)
         return response
-
-
-def _chat_request(body: bytes, provider: Provider) -> ChatRequest:
-    answer_id, now = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-    chat = ChatRequest.from_json(body, provider.models, id=answer_id, created=now)
-    g.entry.model, g.entry.stream = chat.model, chat.stream
-    return chat
 
 
 def _ask(

@@ -1,7 +1,5 @@
 """`python -m proxy check`: what is wrong with the settings, and with --live at the provider."""
 
-import time
-import uuid
 from contextlib import closing
 
 from proxy import keys, strict_json
@@ -54,12 +52,8 @@ def _ask(provider: Provider, settings: Settings) -> ProxyError | None:
 
 def _error(provider: Provider, settings: Settings, **fields: int) -> ProxyError | None:
     """Send one short question. The error, or None if it was answered."""
-    chat = ChatRequest.from_json(
-        strict_json.dumps({"messages": [{"role": "user", "content": "Hi"}], **fields}),
-        provider.models,
-        id=f"chatcmpl-{uuid.uuid4().hex}",
-        created=int(time.time()),
-    )
+    body = strict_json.dumps({"messages": [{"role": "user", "content": "Hi"}], **fields})
+    chat = ChatRequest.from_json(body, provider.models, id="check", created=0)
     call = Call()
     call.begin(settings.timeouts)
     try:

@@ -60,7 +60,6 @@ KEEPERS = {
     "argparse": {"proxy.__main__"},
     "time": {
         "proxy.chat",
-        "proxy.check",
         "proxy.rate_limit",
         "proxy.request_log",
         "proxy.routes",
