@@ -77,7 +77,7 @@ def vocabulary(running_proxy: Server) -> set[bytes]:
 
 def is_well(proxy: Server) -> bool:
     """The worker that was started first serves still, and nothing surprised it."""
-    answer = answer_to(proxy, GOOD_AND_LAST)
+    answer = answer_to(proxy, request(b"", line="GET /healthz HTTP/1.1"))
     boots = re.findall(r"Booting worker with pid: [0-9]+", proxy.log)
     return answer.status == 200 and len(boots) == 1 and "Traceback" not in proxy.log
 
