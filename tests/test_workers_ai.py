@@ -741,3 +741,9 @@ def test_empty_lists_are_not_sent(fields: dict[str, Any], sent_too: set[str]) ->
     """With `tools` go the parameters that are refused without it."""
     sent = json.loads(request_to(PROVIDER, **fields).body)
     assert sent.keys() == {"messages"} | sent_too
+
+
+def test_a_refusal_in_the_history_is_its_content() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "refusal": "No."}]
+    body = json.loads(request_to(PROVIDER, messages=messages).body)
+    assert body["messages"][1] == {"role": "assistant", "content": "No."}

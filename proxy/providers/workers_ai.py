@@ -66,10 +66,10 @@ class WorkersAI(Provider):
 
 
 def _message(message: JSON) -> JSON:
-    """Text parts become one string, null an empty one: some models refuse anything else."""
+    """Text parts become one string, null a refusal or an empty one: some models need a string."""
     content = message.get("content")
     if content is None:
-        content = ""
+        content = message.get("refusal") or ""
     elif isinstance(content, list) and all(part["type"] == "text" for part in content):
         content = "".join(part["text"] for part in content)
     role = "system" if message["role"] == "developer" else message["role"]
