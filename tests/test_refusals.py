@@ -196,6 +196,10 @@ def test_an_envelope_as_deep_as_json_may_be() -> None:
 
 
 KINDS: dict[str, tuple[int, Any, str]] = {
+    "a page with Cloudflare's number": (429, b"error code: 1015", "provider_rate_limited"),
+    "a page with the status as number": (502, b"error code: 502\n", "provider_failed"),
+    "409": (409, {"error": "x"}, "provider_bad_answer"),
+    "418": (418, {"error": "x"}, "provider_bad_answer"),
     "blocked answer": (400, {"errors": [{"code": 2030}]}, "provider_bad_answer"),
     "413 with a known word": (
         413,
