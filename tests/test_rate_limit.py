@@ -32,22 +32,15 @@ def limited(env: dict[str, str], rate: str, **more: str) -> FlaskClient:
 # --- in memory --------------------------------------------------------------------------------
 
 
-def test_over_the_limit_is_429_in_our_form(env: dict[str, str]) -> None:
-    client = limited(env, "2/minute")
+@pytest.mark.parametrize(("rate", "retry"), [("2/minute", "true"), ("2/hour", "false")])
+def test_over_the_limit_is_429(env: dict[str, str], rate: str, retry: str) -> None:
+    """A retry is not advised if the wait is too long for an SDK."""
+    client = limited(env, rate)
     assert [status(client) for _ in range(3)] == [200, 200, 429]
     response = client.post("/", json={}, headers={"Authorization": f"Bearer {KEY}"})
     error = response.get_json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limited")
-    assert 1 <= int(response.headers["Retry-After"]) <= 61
     assert error["message"].endswith(response.headers["X-Request-Id"])
-
-
-@pytest.mark.parametrize(("rate", "retry"), [("1/minute", "true"), ("1/hour", "false")])
-def test_a_long_wait_is_not_slept_through(env: dict[str, str], rate: str, retry: str) -> None:
-    client = limited(env, rate)
-    assert status(client) == 200
-    response = client.post("/", json={}, headers={"Authorization": f"Bearer {KEY}"})
-    assert response.status_code == 429
     assert response.headers["X-Should-Retry"] == retry
     assert (int(response.headers["Retry-After"]) > 60) == (retry == "false")
 

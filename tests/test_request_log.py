@@ -60,40 +60,20 @@ def used(prompt: int, completion: int) -> dict[str, int]:
 # --- the line ---------------------------------------------------------------------------------
 
 
-def test_a_line_is_json_with_every_field() -> None:
-    entry = Entry("r-1", path="/", key="alice", model="m", provider="workers-ai", retry=2)
-    entry.client, entry.method, entry.provider_model = "192.0.2.1", "POST", "@cf/m"
-    entry.provider_status = 200
+@pytest.mark.parametrize(("usage", "tokens"), [(used(7, 3), (7, 3)), (used(0, 0), (None, None))])
+def test_a_line_is_json_with_every_field(usage: dict[str, int], tokens: tuple[Any, Any]) -> None:
+    """Tokens that the provider did not count are null."""
+    entry = Entry("r-1", provider="workers-ai", bytes=40)
     entry.answered(200)
-    entry.provider_request_id = "p-1"
-    entry.bytes = 40
-    entry.usage.add(used(7, 3), is_final=True)
+    entry.usage.add(usage, is_final=True)
     (line,) = written(entry)
     assert list(line) == FIELDS
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
-    assert line.pop("total_ms") >= 0
-    assert line == {
-        "level": "info",
-        "request_id": "r-1",
-        "client": "192.0.2.1",
-        "method": "POST",
-        "path": "/",
-        "key": "alice",
-        "model": "m",
-        "provider": "workers-ai",
-        "provider_model": "@cf/m",
-        "status": 200,
-        "provider_status": 200,
-        "provider_request_id": "p-1",
-        "code": None,
-        "stream": False,
-        "prompt_tokens": 7,
-        "completion_tokens": 3,
-        "first_token_ms": None,
-        "retry": 2,
-        "bytes": 40,
-        "ended": "done",
-    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    assert (line["level"], line["request_id"], line["status"]) == ("info", "r-1", 200)
+    assert (line["provider"], line["bytes"], line["ended"]) == ("workers-ai", 40, "done")
+    assert (line["prompt_tokens"], line["completion_tokens"]) == tokens
+    assert line["key"] is None
+    assert line["total_ms"] >= 0
 
 
 def test_every_field_is_documented() -> None:
@@ -110,11 +90,6 @@ def test_times_are_in_milliseconds_and_end_with_the_response() -> None:
     time.sleep(0.05)
     (line,) = written(entry)
     assert 20 <= line["first_token_ms"] <= line["total_ms"] < entry.elapsed_ms() - 40
-
-
-def test_tokens_that_were_not_told_are_null() -> None:
-    (line,) = written(Entry("r-1"))
-    assert (line["prompt_tokens"], line["completion_tokens"]) == (None, None)
 
 
 FAILED, LATE = ProviderError("provider_failed"), ProviderError("provider_timeout")
