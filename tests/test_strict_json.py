@@ -168,10 +168,13 @@ ITEMS = {  # of a list, each with its comma and the number of its marks
 }
 
 
-@READERS
-@pytest.mark.parametrize(("item", "marks"), ITEMS.values(), ids=ITEMS)
-def test_the_number_of_values_is_bounded(read: Any, maximum: int, item: bytes, marks: int) -> None:
+@pytest.mark.parametrize(
+    ("read", "maximum", "name"),
+    [*((loads, MAX_MARKS, name) for name in ITEMS), (loads_upstream, MAX_UPSTREAM_MARKS, "pairs")],
+)
+def test_the_number_of_values_is_bounded(read: Any, maximum: int, name: str) -> None:
     """By what stands between them."""
+    item, marks = ITEMS[name]
     count = (maximum - 2) // marks
     assert len(read(b"[" + item * count + b"0]")) == count + 1
     with pytest.raises(InvalidJSON, match=rf"^it has more than {maximum} commas, colons"):
