@@ -16,6 +16,7 @@ from proxy.errors import ProviderError
 from proxy.incoming import Bodies
 from proxy.part import Mark, Part
 from proxy.providers import Provider, answers
+from proxy.request_log import Entry
 from proxy.settings import Settings
 from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Call, Watchdog
@@ -45,8 +46,10 @@ _Parts = Iterator[Part | Mark]
 
 def chat_completions() -> Response:
     """Answer with a chat completion, or with its stream."""
-    proxy, entry = g.proxy, g.entry
+    proxy: Proxy = g.proxy
+    entry: Entry = g.entry
     provider = proxy.config.provider
+    assert provider  # otherwise there are problems, and the guard has refused
     with ExitStack() as resources:
         client = request.environ.get("gunicorn.socket")
         call = resources.enter_context(proxy.watchdog.watch(client))

@@ -39,7 +39,7 @@ def begin() -> None:
 @blueprint.before_request
 def guard() -> None:
     """Tier 1. Whether keys are set comes first: without any, no caller's key is wrong."""
-    config = g.proxy.config
+    config: Settings = g.proxy.config
     if not config.keys:
         raise _misconfigured(config, "WORKER_ACCESS_KEY")
     g.entry.key = config.keys.owner(request.headers.get("Authorization", ""))
