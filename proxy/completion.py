@@ -42,10 +42,10 @@ def completion(
     message |= {name: "".join(pieces) for name, pieces in texts.items()}
     if not any(map(message.get, ("content", "refusal", "tool_calls", "function_call", "audio"))):
         message["content"] = ""
-    choice = {"index": 0, "message": message, "logprobs": logprobs or None}
+    choice = {**answer.choice, "index": 0, "message": message, "logprobs": logprobs or None}
     choices = [choice | {"finish_reason": answer.finish()}]
-    head = _head(chat, "chat.completion")
-    return {**answer.fields, **head, "choices": choices, "usage": used.total()}
+    answer.fields |= _head(chat, "chat.completion")
+    return {**answer.fields, "choices": choices, "usage": used.total()}
 
 
 def _merge(delta: JSON, message: JSON, texts: dict[str, list[str]]) -> None:
@@ -117,7 +117,8 @@ def chunks(
 def around_text(chat: ChatRequest) -> tuple[bytes, bytes]:
     """What a chunk that only has a text has before and after that text."""
     mark = b'"content":'
-    before, _, after = strict_json.dumps(_chunk(chat, {"content": None})).partition(mark + b"null")
+    chunk = strict_json.dumps(_chunk(chat, {"content": None}, {}))
+    before, _, after = chunk.partition(mark + b"null")
     return before + mark, after
 
 
@@ -127,7 +128,8 @@ class _Answer:
     def __init__(self, chat: ChatRequest, used: AnswerUsage, token_limit: int | None) -> None:
         self.chat, self.used, self.token_limit = chat, used, token_limit
         self.calls = ToolCalls(chat.id)
-        self.fields: JSON = {}  # beside `choices`, for the next chunk
+        self.fields: JSON = {}  # for the next chunk, beside `choices`
+        self.choice: JSON = {}  # for the next chunk, in its choice
         self.has_text = self.has_output = self.has_choices = self.has_function_call = False
         self.has_sent = False  # anything that is not empty
         self.finish_reason: str | None = None
@@ -151,20 +153,16 @@ class _Answer:
     def delta(self, part: Part) -> JSON:
         """What the part adds to the message."""
         self.fields |= part.fields
+        self.choice |= part.choice
         self.has_choices = self.has_choices or part.has_choices
         self.has_function_call = self.has_function_call or "function_call" in part.extra
         if part.usage:
             self.used.add(part.usage, is_final=not part.has_choices)
         if part.is_message and self.has_sent:  # all of it again, after its deltas
             part = part._replace(content=None, reasoning=None, refusal=None, tool_calls=())
-        delta: JSON = dict(part.extra)
-        for name, text in (
-            ("reasoning_content", part.reasoning),
-            ("content", part.content),
-            ("refusal", part.refusal),
-        ):
-            if text:
-                delta[name] = text
+        texts = (part.reasoning, part.content, part.refusal)
+        named = zip(("reasoning_content", "content", "refusal"), texts, strict=True)
+        delta: JSON = {**part.extra, **{name: text for name, text in named if text}}
         calls = self.calls.deltas(part.tool_calls)
         if calls or (delta and (calls := self.calls.waiting())):
             delta["tool_calls"] = calls
@@ -207,11 +205,12 @@ class _Answer:
 
     def chunk(self, delta: JSON, **choice: Any) -> JSON:
         """A chunk with the fields that came since the last one."""
-        fields, self.fields = self.fields, {}
-        return {**fields, **_chunk(self.chat, delta, **choice)}
+        chunk = {**self.fields, **_chunk(self.chat, delta, self.choice | choice)}
+        self.fields, self.choice = {}, {}
+        return chunk
 
 
-def _chunk(chat: ChatRequest, delta: JSON, **more: Any) -> JSON:
+def _chunk(chat: ChatRequest, delta: JSON, more: JSON) -> JSON:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **more}
     return {**_head(chat, "chat.completion.chunk"), "choices": [choice]}
 

@@ -31,6 +31,7 @@ class Part(NamedTuple):  # one for each token, so of the kind that costs least
     usage: JSON | None = None
     logprobs: JSON | None = None
     extra: Mapping[str, Any] = _NOTHING  # other keys of the message, relayed
+    choice: Mapping[str, Any] = _NOTHING  # other keys of the choice, relayed
     fields: Mapping[str, Any] = _NOTHING  # other keys beside `choices`, relayed
     has_choices: bool = True  # it came in OpenAI's form, not in the provider's own
     is_message: bool = False  # the whole message, not a piece of it
@@ -53,6 +54,7 @@ class Part(NamedTuple):  # one for each token, so of the kind that costs least
             or self.refusal
             or self.logprobs
             or self.extra
+            or self.choice
             or self.fields
             or self.is_message
         )

@@ -580,3 +580,13 @@ def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
     assert first == {**custom, "custom": {"name": "f", "input": "ab"}}
     assert (second["function"]["arguments"], second["signature"]) == ("{}", "s")
     assert choice["logprobs"] == {"content": [1, 2], "refusal": None}
+
+
+def test_other_keys_of_the_choice_are_relayed() -> None:
+    """Azure has the results of its filters there, OpenRouter the provider's own finish_reason."""
+    first, last = {"content_filter_results": {}, "chat": 1}, {"native_finish_reason": "eos"}
+    parts = [Part(content="a", choice=first), Part(choice=last, finish_reason="stop"), None]
+    _, text, finish, _ = stream(*parts)
+    assert text["choices"][0].items() >= first.items()
+    assert finish["choices"][0].items() >= (last | {"finish_reason": "stop"}).items()
+    assert answer(Part(content="a", choice=first))["choices"][0].items() >= first.items()

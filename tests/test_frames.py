@@ -116,7 +116,9 @@ def test_other_keys_are_relayed_by_openai_only(relay: bool) -> None:
         "error": None,
         "choices": [{"delta": {"content": "a", "annotations": [], "x": None}, "usage": usage}],
     }
+    frame["choices"][0] |= {"content_filter_results": {"hate": {}}, "stop_reason": None}
     part = frames.part(frame, is_event=True, relay=relay)
+    assert part.choice == ({"content_filter_results": {"hate": {}}} if relay else {})
     assert part.extra == ({"annotations": []} if relay else {})
     assert part.fields == ({"citations": ["a"]} if relay else {})
     assert part.usage is not None

@@ -14,6 +14,7 @@ from proxy.part import Part
 from proxy.strict_json import JSON
 
 _FRAME = {"id", "object", "created", "model", "choices", "usage", "error"}  # a false error is none
+_CHOICE = {"index", "delta", "message", "finish_reason", "logprobs", "usage", "error"}
 _MESSAGE = {"role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls"}
 _OWN = {"result", "response", "output"}  # where Workers AI's own form has the answer
 _COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"}
@@ -73,10 +74,8 @@ def _of_message(
     raw_calls = message.get("tool_calls")
     if len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)]
-    if relay and (others := message.keys() - _MESSAGE):
-        beside["extra"] = {
-            key: message[key] for key in message if key in others and message[key] is not None
-        }
+    if relay:
+        beside["extra"], beside["choice"] = _others(message, _MESSAGE), _others(choice, _CHOICE)
     return Part(
         content,
         text(reasoning),
@@ -87,6 +86,12 @@ def _of_message(
         is_message=is_message,
         **beside,
     )
+
+
+def _others(values: JSON, known: set[str]) -> JSON:
+    if values.keys() <= known:  # most have no others
+        return {}
+    return {k: value for k, value in values.items() if k not in known and value is not None}
 
 
 def _calls_in(choice: Any) -> list[Any]:
