@@ -53,10 +53,10 @@ def clean_id(text: str | None) -> str | None:
 
 
 def clean_path() -> str:
-    """The path, for the log: 64 characters. A long segment may be a key, and is shown as `?`."""
-    segments = request.path[:2000].split("/")
-    shown = [text if re.fullmatch(r"[\w.:-]{,15}", text, re.ASCII) else "?" for text in segments]
-    return "/".join(shown)[:64]
+    """The path, for the log: 64 characters. What may be a key, and the rest, is shown as `?`."""
+    clean = re.match(r"(/[a-z0-9._:-]{,15}(?=/|\Z))*", request.path)
+    shown = clean[0] if clean else ""
+    return shown[:64] + ("" if shown == request.path else "/?")
 
 
 def names(ours: Iterable[str], theirs: str | None) -> str:

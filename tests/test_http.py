@@ -239,6 +239,7 @@ def test_a_connection_that_nobody_uses_does_not_delay_the_end(
         for connection in (idle, used):
             connection.sendall(post(keep=True))
             read_until(connection, b'"usage":')
+        answer_to(server, post())  # by now the worker waits for the next request on both
         server.process.terminate()
         used.sendall(post(keep=True))
         assert read_to_end(used).startswith(b"HTTP/1.1 200 OK\r\n")

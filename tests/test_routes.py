@@ -219,6 +219,16 @@ def test_problems_and_warnings_are_logged_a_line_each(
 
 # --- tier 1 -----------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("place", ["query", "cookie", "body", "X-Api-Key"])
+def test_a_key_elsewhere_is_no_key(client: FlaskClient, place: str) -> None:
+    query = {"key": KEY, "api_key": KEY} if place == "query" else {}
+    headers = {"Cookie": f"Authorization={KEY}"} if place == "cookie" else {}
+    headers |= {"X-Api-Key": KEY, "Api-Key": KEY} if place == "X-Api-Key" else {}
+    body = asking(api_key=KEY, authorization=f"Bearer {KEY}") if place == "body" else asking()
+    assert told(client.post("/", json=body, headers=headers, query_string=query)) == NO_KEY
+
+
 NO_KEYS = {
     "missing": None,
     "empty": "",
