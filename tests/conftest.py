@@ -1,5 +1,6 @@
 """The emulator, and the proxy in front of it: in this process, and as gunicorn serves it."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import count
@@ -27,6 +28,17 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "DEFAULT_CA_BUNDLE_PATH", str(bundle))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test of a server in another process covers nothing here, and tracing doubles its time."""
+    tracer = sys.gettrace() if {"running_proxy", "serve"} & {*request.fixturenames} else None
+    if tracer:
+        sys.settrace(None)
+    yield
+    if tracer:
+        sys.settrace(tracer)
 
 
 @pytest.fixture(scope="session")
