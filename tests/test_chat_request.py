@@ -420,7 +420,7 @@ def test_parameters_as_the_sdk_types_them(name: str) -> None:
 
 # --- whatever comes -----------------------------------------------------------------------------
 
-quick = settings(max_examples=120, derandomize=True, deadline=None, database=None)
+quick = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 values = st.recursive(
     st.none()
     | st.booleans()

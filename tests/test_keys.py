@@ -69,7 +69,7 @@ def test_the_digest_is_sha256() -> None:
     assert keys.digest("k") == hashlib.sha256(b"k").digest()
 
 
-@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@settings(max_examples=40, derandomize=True, deadline=None, database=None)
 @given(st.text(st.characters(exclude_categories=())), st.sampled_from(["", "Bearer ", "bearer  "]))
 def test_strangers_may_send_anything(text: str, scheme: str) -> None:
     assert KEYS.owner(scheme + text) is None or text.strip(" ") in {"s3cret==", "a:b c"}

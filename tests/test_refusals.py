@@ -12,7 +12,7 @@ from proxy.errors import ProxyError
 from proxy.providers import envelopes, facts, refusals
 from proxy.providers.envelopes import Refusal
 
-quick = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+quick = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
 
 def error(status: int, body: Any = b"", **headers: str) -> ProxyError:

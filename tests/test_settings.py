@@ -15,7 +15,7 @@ from serving import ACCOUNT, BLANK, KEY, MODEL, PROVIDER_KEY
 from proxy.settings import Settings
 from proxy.watchdog import Timeouts
 
-quick = hypothesis_settings(max_examples=120, derandomize=True, deadline=None, database=None)
+quick = hypothesis_settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
 WORKERS_AI = {
     "WORKER_ACCESS_KEY": KEY,

@@ -15,7 +15,7 @@ def told(pieces: Iterable[bytes]) -> list[bytes]:
     return [data for data in sse.events(pieces) if data != sse.PAUSE]
 
 
-quick = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+quick = settings(max_examples=80, derandomize=True, deadline=None, database=None)
 
 RULES = {
     "one event": (b"data: a\n\n", [b"a"]),

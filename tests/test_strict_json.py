@@ -19,7 +19,7 @@ from proxy.strict_json import (
 )
 
 OUT_OF_RANGE = "a number in it is out of range, NaN or Infinity"
-quick = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+quick = settings(max_examples=80, derandomize=True, deadline=None, database=None)
 
 values = st.recursive(
     st.none()

@@ -27,7 +27,7 @@ from proxy.errors import CallerError, ProviderError, ProxyError
 from proxy.providers.envelopes import Refusal
 from proxy.providers.workers_ai import WorkersAI
 
-quick = settings(max_examples=80, derandomize=True, deadline=None, database=None)
+quick = settings(max_examples=50, derandomize=True, deadline=None, database=None)
 
 PROVIDER = WorkersAI(
     base_url="https://example.com/accounts/acc/ai/run",
@@ -680,7 +680,7 @@ values = st.recursive(
 objects = st.dictionaries(st.sampled_from(KEYS), values, max_size=5)
 
 
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=80)
 @given(objects)
 def test_any_answer_is_read_or_refused(body: dict[str, Any]) -> None:
     """Nothing that a provider says becomes a 500, or an incomplete answer."""
