@@ -75,12 +75,12 @@ def _ask(
     chat: ChatRequest, provider: Provider, upstream: Upstream, call: Call, resources: ExitStack
 ) -> _Parts:
     """The answer of the first model that does not refuse. All share the deadlines of the call."""
-    models = provider.models[chat.model]
+    models, entry = provider.models[chat.model], g.entry
     errors: list[ProviderError] = []
     for model in models:
         to_send = provider.request(chat, model)
-        g.entry.provider, g.entry.provider_model = provider.name, model
-        g.entry.provider_request_id = None  # and no header of a model that refused
+        entry.provider, entry.provider_model = provider.name, model
+        entry.provider_request_id = None  # and no header of a model that refused
         g.answer_headers = {"X-Provider-Model": model} if len(models) > 1 else {}
         try:
             reply = upstream.open(to_send, call)
