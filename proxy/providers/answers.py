@@ -57,22 +57,21 @@ def _events(
 ) -> Iterator[Part | Mark]:
     try:
         for data in sse.events(pieces):
-            data = data if data[:1] == b"{" else type(data)(data.strip())
             if isinstance(data, sse.ErrorData):
-                raise _refused(
-                    provider, chat, Refusal(200, reply.headers, frame=_error_frame(data))
-                )
-            if data == sse.DONE:
-                yield Mark.DONE
-            elif data in _KEEP_ALIVES:
+                error = Refusal(200, reply.headers, frame=_error_frame(data))
+                raise _refused(provider, chat, error)
+            text = data if data[:1] == b"{" else data.strip()
+            if text in _KEEP_ALIVES:
                 yield Mark.PAUSE
+            elif text == sse.DONE:
+                yield Mark.DONE
             else:
-                yield _part(provider, chat, reply, data, is_event=True)
+                yield _part(provider, chat, reply, text, is_event=True)
     except sse.EventTooLong:
         raise ProviderError("provider_bad_answer", seen="an event without an end") from None
 
 
-_KEEP_ALIVES = (sse.PAUSE, b"null", b'""')
+_KEEP_ALIVES = frozenset((sse.PAUSE, b"null", b'""'))
 
 
 def _part(

@@ -24,8 +24,8 @@ class Refusal:
 def is_error(frame: JSON) -> bool:
     """Whether a frame reports an error, in any of the known forms."""
     if _ERROR_KEYS.isdisjoint(frame) and frame.get("object") != "error":  # most frames
-        choices = frame.get("choices")
-        return bool(choices) and _is_true(first_object(choices).get("error"))
+        error = first_object(frame.get("choices")).get("error")
+        return error is not None and _is_true(error)
     values = [frame.get(key) for key in ("error", "errors", "error_code", "internalCode")]
     status = frame.get("base_resp")  # MiniMax
     values.append(status.get("status_code") if isinstance(status, dict) else None)

@@ -37,11 +37,12 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     choices = result.get("choices")
     choice = first_object(choices)
     beside: dict[str, Any] = {}
-    if usage := _object(result.get("usage")) or _object(choice.get("usage")):
+    if usage := _object(result.get("usage") or choice.get("usage")):
         beside["usage"] = usage if relay else _counts(usage)
-    is_usage = "usage" in frame and _OWN.isdisjoint(frame)
-    if relay and ("choices" in frame or is_usage) and (others := frame.keys() - _FRAME):
-        beside["fields"] = {key: frame[key] for key in frame if key in others}
+    if relay and not frame.keys() <= _FRAME:
+        is_usage = "usage" in frame and _OWN.isdisjoint(frame)
+        if "choices" in frame or is_usage:
+            beside["fields"] = {key: frame[key] for key in frame if key not in _FRAME}
     if not choice:
         return _native(result, beside)
     delta, message = choice.get("delta"), _object(choice.get("message"))
@@ -74,14 +75,15 @@ def _of_message(
     raw_calls = message.get("tool_calls")
     if len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)]
-    if relay:
+    if relay and not (message.keys() <= _MESSAGE and choice.keys() <= _CHOICE):
         beside["extra"], beside["choice"] = _others(message, _MESSAGE), _others(choice, _CHOICE)
-    return Part(
+    refusal, reason = message.get("refusal"), choice.get("finish_reason")
+    return Part(  # most have content and nothing else
         content,
-        text(reasoning),
-        text(message.get("refusal")),
+        text(reasoning) if reasoning else None,
+        text(refusal) if refusal else None,
         tool_calls.pieces(raw_calls, relay=relay, is_message=is_message) if raw_calls else (),
-        finish_reason(choice.get("finish_reason")),
+        finish_reason(reason) if reason else None,
         logprobs=_object(choice.get("logprobs")),
         is_message=is_message,
         **beside,
@@ -89,8 +91,6 @@ def _of_message(
 
 
 def _others(values: JSON, known: set[str]) -> JSON:
-    if values.keys() <= known:  # most have no others
-        return {}
     return {k: value for k, value in values.items() if k not in known and value is not None}
 
 
@@ -104,7 +104,9 @@ def _calls_in(choice: Any) -> list[Any]:
 def _native(result: JSON, beside: dict[str, Any]) -> Part:
     """Workers AI's own form, {response, tool_calls, finish_reason}, or that of OpenAI's Responses,
     {output, status} (gpt-oss with `input`)."""
-    content, reasoning = text_and_thoughts(result.get("response"))
+    content, reasoning = result.get("response"), None
+    if not isinstance(content, str):
+        content, reasoning = text_and_thoughts(content)
     raw_calls, reason = result.get("tool_calls"), result.get("finish_reason")
     if isinstance(result.get("output"), list):
         outputs = [item for item in result["output"] if isinstance(item, dict)]
@@ -115,7 +117,7 @@ def _native(result: JSON, beside: dict[str, Any]) -> Part:
         content,
         reasoning,
         tool_calls=tool_calls.pieces(raw_calls) if raw_calls else (),
-        finish_reason=finish_reason(reason),
+        finish_reason=finish_reason(reason) if reason else None,
         has_choices=False,
         **beside,
     )
