@@ -50,7 +50,7 @@ class Settings:
         self.port = variables.integer("PORT", 8000, 65535)
         self.workers = variables.integer("WEB_CONCURRENCY", min(cores(), 4), 64)
         self.graceful_timeout = variables.integer("GRACEFUL_TIMEOUT", 25, 86400)
-        self.rate_limit = _rate_limit(variables)
+        self.rate_limit = _rate_limit(variables, self.workers)
 
         self.defaults = variables.defaults  # by name, of all settings
         self.problems = tuple(dict.fromkeys(variables.problems))
@@ -86,7 +86,7 @@ def _add_named_keys(variables: Variables, digests: dict[str, bytes]) -> None:
             digests[name] = digest(key)
 
 
-def _rate_limit(variables: Variables) -> RateLimit | None:
+def _rate_limit(variables: Variables, workers: int) -> RateLimit | None:
     rate = variables.text("RATE_LIMIT")
     storage = variables.text("RATE_LIMIT_STORAGE", "memory://")
     is_good_rate = re.fullmatch(_RATE, rate)
@@ -96,6 +96,9 @@ def _rate_limit(variables: Variables) -> RateLimit | None:
     if not is_good_storage:
         text = "must be redis(s)://:password@host:port/number, other characters percent-encoded"
         variables.report("RATE_LIMIT_STORAGE", text)
+    if is_good_rate and storage == "memory://" and workers > 1:
+        text = f"each of the {workers} workers counts alone; RATE_LIMIT_STORAGE makes it one count"
+        variables.warn("RATE_LIMIT", text)
     return RateLimit(rate, storage) if is_good_rate and is_good_storage else None
 
 

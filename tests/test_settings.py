@@ -332,6 +332,21 @@ def test_quotes_round_a_value_are_a_warning_beside_the_problem() -> None:
     assert [str(warning) for warning in settings.warnings] == [f"LLAMA_PROVIDER_TIMEOUT: {QUOTED}"]
 
 
+@pytest.mark.parametrize(
+    ("more", "warns"),
+    [
+        ({"WEB_CONCURRENCY": "2"}, True),
+        ({"WEB_CONCURRENCY": "1"}, False),
+        ({"WEB_CONCURRENCY": "2", "RATE_LIMIT_STORAGE": "redis://127.0.0.1:6379/0"}, False),
+        ({"WEB_CONCURRENCY": "2", "RATE_LIMIT": ""}, False),
+    ],
+)
+def test_workers_that_count_alone_are_a_warning(more: dict[str, str], warns: bool) -> None:
+    settings = Settings({**BASES["limited"], **more})
+    names = [warning.variable for warning in settings.warnings]
+    assert names == (["RATE_LIMIT"] if warns else [])
+
+
 # fmt: off
 NO_MISTAKES = {
     ("workers-ai", "WORKER_ACCESS_KEY"): [
