@@ -59,8 +59,7 @@ def chat_completions() -> Response:
             del body  # its memory, before the provider is asked
             entry.model, entry.stream = chat.model, chat.stream
             call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
-            parts = _ask(chat, provider, proxy.upstream, call, resources)
-        chat = chat.without_input()
+            chat, parts = _ask(chat, provider, proxy.upstream, call, resources)
         if chat.stream:
             events = chunks(chat, parts, entry.usage, token_limit=provider.token_limit)
             response = responses.stream(chat, events, entry)
@@ -73,9 +72,12 @@ def chat_completions() -> Response:
 
 def _ask(
     chat: ChatRequest, provider: Provider, upstream: Upstream, call: Call, resources: ExitStack
-) -> _Parts:
-    """The answer of the first model that does not refuse. All share the deadlines of the call."""
-    models, entry = provider.models[chat.model], g.entry
+) -> tuple[ChatRequest, _Parts]:
+    """The request without its input, and the answer of the first model that does not refuse.
+
+    All models share the deadlines of the call.
+    """
+    models, entry, kept = provider.models[chat.model], g.entry, chat.without_input()
     errors: list[ProviderError] = []
     for model in models:
         to_send = provider.request(chat, model)
@@ -86,8 +88,8 @@ def _ask(
             reply = upstream.open(to_send, call)
             resources.callback(reply.close)
             _note(reply, to_send.ignored, provider)
-            parts = answers.parts(provider, chat.without_input(), reply)
-            return _begun(parts) if len(models) > 1 else parts
+            parts = answers.parts(provider, kept, reply)
+            return kept, _begun(parts) if len(models) > 1 else parts
         except ProviderError as error:
             if error.code not in _FALLBACK_AFTER:
                 raise
