@@ -51,6 +51,11 @@ def readable(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def others(value: JSON, known: set[str]) -> JSON:
+    """The keys of an object that are not known, without those that are null."""
+    return {name: item for name, item in value.items() if name not in known and item is not None}
+
+
 def _marks(body: bytes, maximum: int) -> bytes:
     """The marks of a JSON text, in their order, without those in its strings. Raises InvalidJSON if
     they are more than the maximum."""

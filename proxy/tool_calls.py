@@ -181,12 +181,8 @@ def _piece(raw: JSON, relay: bool) -> Piece:
     name, arguments = _text(function.get("name")), _text(function.get("arguments"))
     if not relay:
         return Piece(index, id, name, arguments)
-    others = _others(raw, _CALL_KEYS), _others(function, _FUNCTION_KEYS)
+    others = strict_json.others(raw, _CALL_KEYS), strict_json.others(function, _FUNCTION_KEYS)
     return Piece(index, id, name, arguments, *others)
-
-
-def _others(raw: JSON, keys: set[str]) -> JSON:
-    return {name: value for name, value in raw.items() if name not in keys and value is not None}
 
 
 def _text(value: Any) -> str:

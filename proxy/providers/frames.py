@@ -76,7 +76,8 @@ def _of_message(
     if len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)]
     if relay and not (message.keys() <= _MESSAGE and choice.keys() <= _CHOICE):
-        beside["extra"], beside["choice"] = _others(message, _MESSAGE), _others(choice, _CHOICE)
+        beside["extra"] = strict_json.others(message, _MESSAGE)
+        beside["choice"] = strict_json.others(choice, _CHOICE)
     refusal, reason = message.get("refusal"), choice.get("finish_reason")
     return Part(  # most have content and nothing else
         content,
@@ -88,10 +89,6 @@ def _of_message(
         is_message=is_message,
         **beside,
     )
-
-
-def _others(values: JSON, known: set[str]) -> JSON:
-    return {k: value for k, value in values.items() if k not in known and value is not None}
 
 
 def _calls_in(choice: Any) -> list[Any]:
