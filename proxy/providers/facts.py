@@ -71,10 +71,8 @@ def rejected_input(entries: list[JSON], prose: str) -> CallerError:
 
 
 _POINTER = re.compile(r"'/([a-z_]{1,40}(?:/[a-z_0-9]{1,40}){0,8})")
-_LISTS = (
-    "messages",
-    "tools",
-)  # their fields have fixed names; elsewhere a name may be the caller's text
+# Their fields have fixed names; elsewhere a name may be the caller's text.
+_LISTS = ("messages", "tools")
 
 
 def place(entries: list[JSON], prose: str) -> str | None:
