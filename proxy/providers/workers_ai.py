@@ -3,8 +3,6 @@
 https://developers.cloudflare.com/workers-ai/models/ has the schema of each model's input.
 """
 
-import re
-
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
 from proxy.providers import ENDPOINT, Provider, UpstreamRequest
@@ -21,7 +19,6 @@ _OPTIONS = {
 # fmt: on
 _UNDERSTOOD = _OPTIONS | {"max_completion_tokens", "n", "stream_options"}
 _MESSAGE_KEYS = ("tool_calls", "tool_call_id", "name", "function_call")
-_NAME = re.compile("[A-Za-z0-9_.-]{1,64}")
 
 # https://developers.cloudflare.com/changelog/post/2026-05-08-planned-model-deprecations/
 _WITHDRAWN = """
@@ -56,12 +53,11 @@ class WorkersAI(Provider):
         body = {"messages": [_message(message) for message in chat.messages], **_options(chat)}
         if chat.stream and "response_format" not in body:  # they do not go together there
             body["stream"] = True
-        names = sorted(filter(_NAME.fullmatch, chat.options.keys() - _UNDERSTOOD))
         return UpstreamRequest(
             url=f"{self.base_url}/{model}",
             headers={"Authorization": f"Bearer {self.key}"},
             body=strict_json.dumps(body),
-            ignored=tuple(names[:20]),
+            ignored=chat.options.keys() - _UNDERSTOOD,
         )
 
 
