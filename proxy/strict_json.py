@@ -17,19 +17,21 @@ MAX_DEPTH = 64
 MAX_MARKS = 400_000  # a message with a role and a content has 6
 MAX_UPSTREAM_MARKS = 1_000_000  # a token with 20 top_logprobs has about 280
 _OUT_OF_RANGE = "a number in it is out of range, NaN or Infinity"
-_MAX_DIGITS = 309  # of an integer, the same range as that of floats
+_TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
 
 
-class InvalidJSON(ValueError):
+class InvalidJSON(Exception):
     """The text is not JSON; the message says what is wrong and where, and quotes nothing."""
 
 
 def loads(body: bytes) -> Any:
     """Read a request body. Raises InvalidJSON."""
-    marks = _marks(body, MAX_MARKS)
+    brackets = _marks(body, MAX_MARKS).translate(None, b",:")
     value = _parse(_STRICT, body)
-    if _is_deeper_than(MAX_DEPTH, marks):
-        raise InvalidJSON(f"it is nested deeper than {MAX_DEPTH} levels")
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+    if brackets:
+        raise InvalidJSON(_TOO_DEEP)
     return value
 
 
@@ -57,39 +59,28 @@ def others(value: JSON, known: set[str]) -> JSON:
 
 
 def _marks(body: bytes, maximum: int) -> bytes:
-    """The marks of a JSON text, in their order, without those in its strings. Raises InvalidJSON if
-    they are more than the maximum."""
+    """The marks outside of a JSON text's strings, with `{}` as `[]`. Raises InvalidJSON if they are
+    more than the maximum."""
     outside = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * maximum + 2)[::2]
-    marks = b"".join(outside).translate(None, _NOT_MARKS)
+    marks = b"".join(outside).translate(_AS_BRACKETS, _NOT_MARKS)
     if len(marks) > maximum:
-        raise InvalidJSON(
-            f"it has more than {maximum} commas, colons and brackets outside of strings"
-        )
+        raise InvalidJSON(f"it has more than {maximum} commas, colons and brackets outside strings")
     return marks
 
 
 def _parse(decoder: json.JSONDecoder, body: bytes) -> Any:
     try:
         return decoder.decode(body.removeprefix(codecs.BOM_UTF8).decode())
-    except InvalidJSON:
-        raise
     except UnicodeDecodeError as error:
         wrong = f"it is not UTF-8 (byte {error.start})"
     except json.JSONDecodeError as error:
-        wrong = f"it is not valid JSON (line {error.lineno}, column {error.colno})"
+        place = f"line {error.lineno}, column {error.colno}"
+        wrong = f"it is not valid JSON ({place})" if error.doc.strip() else "it is empty"
     except RecursionError:
-        wrong = f"it is nested deeper than {MAX_DEPTH} levels"
+        wrong = _TOO_DEEP
     except ValueError:  # a whole number of more than 4300 digits
         wrong = _OUT_OF_RANGE
     raise InvalidJSON(wrong)
-
-
-def _is_deeper_than(depth: int, marks: bytes) -> bool:
-    """Whether valid JSON with these marks is deeper. Each step removes its innermost level."""
-    brackets = marks.translate(_AS_BRACKETS, b",:")
-    while brackets and depth:
-        brackets, depth = brackets.replace(b"[]", b""), depth - 1
-    return bool(brackets)
 
 
 def _finite(text: str) -> float:
@@ -100,8 +91,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:  # reading them takes the square of their number
-        raise InvalidJSON(_OUT_OF_RANGE)
+    _finite(digits)  # to read thousands of digits takes the square of their number
     return int(digits)
 
 
@@ -112,8 +102,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-_MARKS = b",:[]{}"
-_NOT_MARKS = bytes(set(range(256)) - set(_MARKS))
+_NOT_MARKS = bytes(set(range(256)) - set(b",:[]{}"))
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _UPSTREAM = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 _STRICT = json.JSONDecoder(

@@ -370,7 +370,7 @@ def test_a_byte_order_mark_is_passed_over(client: FlaskClient) -> None:
 def test_an_empty_body_is_named_so(client: FlaskClient, body: bytes) -> None:
     response = post_bytes(client, body)
     assert told(response) == INVALID_JSON
-    assert error_of(response)["message"].startswith("The body is empty; ")
+    assert error_of(response)["message"].startswith("The body was refused: it is empty; ")
 
 
 def body_of(size: int) -> bytes:

@@ -74,17 +74,16 @@ def _message(message: JSON) -> JSON:
 
 
 def _options(chat: ChatRequest) -> JSON:
-    given = chat.options
-    options = {name: given[name] for name in given if name in _OPTIONS and given[name] != []}
-    if given.get("tools") == []:  # these are refused without tools
+    given = {name: value for name, value in chat.options.items() if value not in ([], {})}
+    options = {name: given[name] for name in given if name in _OPTIONS}
+    if chat.options.get("tools") == []:  # these are refused without tools
         options.pop("tool_choice", None)
         options.pop("parallel_tool_calls", None)
     if chat.max_tokens:
         options["max_tokens"] = chat.max_tokens
-    json_mode = options.pop("response_format", {})
-    if json_mode and json_mode.get("type") != "text":  # plain text is not known
-        schema = json_mode.get("json_schema")
-        if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-            json_mode = json_mode | {"json_schema": schema["schema"]}  # the bare one
-        options["response_format"] = json_mode
+    match options.get("response_format", {}):
+        case {"type": "text"}:  # not known there
+            del options["response_format"]
+        case {"json_schema": {"schema": dict() as schema}} as json_mode:  # the bare one is
+            options["response_format"] = json_mode | {"json_schema": schema}
     return options
