@@ -11,7 +11,7 @@ from flask import Response, g, request
 
 from proxy import incoming, responses
 from proxy.chat_request import ChatRequest
-from proxy.completion import chunks, completion
+from proxy.completion import Answer
 from proxy.errors import ProviderError
 from proxy.incoming import Bodies
 from proxy.part import Mark, Part
@@ -60,12 +60,11 @@ def chat_completions() -> Response:
             entry.model, entry.stream = chat.model, chat.stream
             call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
             chat, parts = _ask(chat, provider, proxy.upstream, call, resources)
+        answer = Answer(chat, entry.usage, token_limit=provider.token_limit)
         if chat.stream:
-            events = chunks(chat, parts, entry.usage, token_limit=provider.token_limit)
-            response = responses.stream(chat, events, entry)
+            response = responses.stream(chat, answer.chunks(parts), entry)
         else:
-            answer = completion(chat, parts, entry.usage, token_limit=provider.token_limit)
-            response = responses.json(answer)
+            response = responses.json(answer.completion(parts))
         response.call_on_close(resources.pop_all().close)
         return response
 

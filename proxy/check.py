@@ -4,7 +4,7 @@ from contextlib import closing
 
 from proxy import keys, strict_json
 from proxy.chat_request import ChatRequest
-from proxy.completion import completion
+from proxy.completion import Answer
 from proxy.errors import ProxyError
 from proxy.providers import Provider, answers
 from proxy.settings import Settings
@@ -61,7 +61,7 @@ def _error(provider: Provider, settings: Settings, **fields: int) -> ProxyError 
         to_send = provider.request(chat, provider.models[chat.model][0])
         with closing(upstream.open(to_send, call)) as reply:
             parts = answers.parts(provider, chat, reply)
-            completion(chat, parts, AnswerUsage(), token_limit=provider.token_limit)
+            Answer(chat, AnswerUsage(), token_limit=provider.token_limit).completion(parts)
     except ProxyError as error:
         return error
     return None

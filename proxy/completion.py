@@ -10,7 +10,7 @@ from typing import Any
 from proxy import strict_json
 from proxy.chat_request import ChatRequest
 from proxy.errors import ProviderError
-from proxy.part import FAILED, Mark, Part
+from proxy.part import Mark, Part
 from proxy.strict_json import JSON
 from proxy.tool_calls import ToolCalls
 from proxy.usage import AnswerUsage
@@ -18,202 +18,160 @@ from proxy.usage import AnswerUsage
 Chunk = JSON | str | Mark  # as `chunks` yields them
 
 
-def completion(
-    chat: ChatRequest, parts: Iterable[Part | Mark], used: AnswerUsage, *, token_limit: int | None
-) -> JSON:
-    """The complete response, also where the provider sent a stream. Raises ProviderError.
+class Answer:
+    """One answer, from its parts. Its usage is added to `used`.
 
-    `token_limit`: where the provider cuts the answer if the caller sets no max_tokens; None if it
-    does not. The usage is added to `used`.
+    `token_limit`: where the provider cuts an answer of its own form if the caller sets no
+    max_tokens; None if it does not.
     """
-    answer = _Answer(chat, used, token_limit)
-    message: JSON = {"role": "assistant", "content": None, "refusal": None}
-    texts: dict[str, list[str]] = {}
-    logprobs: JSON = {}
-    for part in answer.until_done(parts):
-        if isinstance(part, Mark):
-            continue
-        _merge(answer.delta(part), message, texts)
-        if part.content is not None:
-            texts.setdefault("content", [])
-        _join(logprobs, part.logprobs or {})
-        answer.raise_if_failed()
-    _merge({"tool_calls": answer.calls.end()}, message, texts)
-    message |= {name: "".join(pieces) for name, pieces in texts.items()}
-    if not any(map(message.get, ("content", "refusal", "tool_calls", "function_call", "audio"))):
-        message["content"] = ""
-    choice = {**answer.choice, "index": 0, "message": message, "logprobs": logprobs or None}
-    choices = [choice | {"finish_reason": answer.finish()}]
-    answer.fields |= _head(chat, "chat.completion")
-    return {**answer.fields, "choices": choices, "usage": used.total()}
+
+    def __init__(self, chat: ChatRequest, used: AnswerUsage, *, token_limit: int | None) -> None:
+        self._chat, self._used, self._token_limit = chat, used, token_limit
+        self._calls = ToolCalls(chat.id)
+        self._names: set[str] = set()  # of what the message has; `content` also if it is empty
+        self._has_text = False
+        self._fields: JSON = {}  # for the next chunk, beside `choices`
+        self._choice: JSON = {}  # for the next chunk, in its choice
+        self._finish_reason: str | None = None
+        self._is_finished = False  # the end has come, and not only a cut
+
+    def completion(self, parts: Iterable[Part | Mark]) -> JSON:
+        """The complete response: the chunks, joined. Raises ProviderError like `chunks`."""
+        message: JSON = {"role": "assistant", "content": None, "refusal": None}
+        calls: dict[int, JSON] = {}
+        choice: JSON = {}
+        whole: JSON = {}
+        for chunk in self.chunks(parts):
+            if isinstance(chunk, str):
+                _join(message, {"content": chunk})
+            elif not isinstance(chunk, Mark):
+                _join(choice, chunk.pop("choices")[0])
+                delta = choice.pop("delta")
+                for call in delta.pop("tool_calls", ()):
+                    _join(calls.setdefault(call.pop("index"), {}), call)
+                _join(message, delta)
+                whole |= chunk
+        if calls:
+            message["tool_calls"] = list(calls.values())
+        others = map(message.get, ("refusal", "tool_calls", "function_call", "audio"))
+        if "content" not in self._names and any(others):
+            message["content"] = None
+        whole |= {"object": "chat.completion", "choices": [choice | {"message": message}]}
+        return {**whole, "usage": self._used.total()}
+
+    def chunks(self, parts: Iterable[Part | Mark]) -> Iterator[Chunk]:
+        """The chunks of a stream in the order that clients need: role, deltas, finish, usage.
+
+        A chunk that only has content is yielded as that text, for `around_text`. Pauses are passed
+        on. Raises ProviderError if there is no answer, or if the stream ended without [DONE] and
+        without a finish_reason.
+        """
+        has_begun = False
+        for part in parts:
+            if part is Mark.DONE:
+                self._is_finished = True
+                break
+            if isinstance(part, Mark):
+                yield part
+                continue
+            delta = self._delta(part)
+            if not has_begun and (self._names or self._calls):
+                has_begun = True  # until then, an error keeps its status
+                yield _chunk(self._chat, _ROLE)
+            if delta:
+                yield self._chunk(delta)
+        finish_reason = self._finish()
+        if not has_begun:
+            yield _chunk(self._chat, _ROLE)
+        if last_calls := self._calls.end():
+            yield self._chunk({"tool_calls": last_calls})
+        yield self._chunk({}, finish_reason)
+        if self._chat.stream and self._chat.include_usage:
+            yield {**_chunk(self._chat), "usage": self._used.total()}
+
+    def _delta(self, part: Part) -> JSON:
+        """What the part adds to the message, without what is empty or came before."""
+        self._fields |= part.fields
+        _join(self._choice, part.choice)
+        if part.has_choices:
+            self._token_limit = None
+        if part.usage:
+            self._used.add(part.usage, is_final=not part.has_choices)
+        delta, pieces = part.delta, part.calls
+        if part.is_message and (self._has_text or self._calls or self._names - {"content"}):
+            delta = strict_json.others(delta, _TEXTS)  # all of it again, after its deltas
+            pieces = []
+        self._names |= delta.keys()
+        if delta.get("content") == "":
+            delta = strict_json.others(delta, {"content"})
+        self._has_text = self._has_text or "content" in delta or "refusal" in delta
+        if calls := self._calls.deltas(pieces, is_message=part.is_message):
+            delta = {**delta, "tool_calls": calls}
+        if part.finish_reason:
+            self._finish_reason, self._is_finished = part.finish_reason, True
+        elif delta or any(piece.name for piece in pieces):
+            self._is_finished = False  # what follows a finish_reason shows that it was not the end
+        return delta
+
+    def _finish(self) -> str:
+        """The provider's finish_reason, or the likeliest one. Raises ProviderError if the stream
+        ended early, there is no answer at all, or tool calls are announced and missing."""
+        if not self._is_finished:
+            raise ProviderError("provider_failed", seen="the stream ended early")
+        reason = self._finish_reason
+        if self._calls:
+            is_stop = reason == "stop" and not self._chat.forces_function
+            return "tool_calls" if reason in (None, "function_call") or is_stop else str(reason)
+        if not (self._names or reason):
+            raise ProviderError("provider_bad_answer", seen="no answer in it")
+        if reason == "tool_calls" or (reason == "function_call" and reason not in self._names):
+            if not self._has_text:
+                raise ProviderError("provider_bad_answer", seen=f"{reason} without a call")
+            return "stop"
+        if reason or self._token_limit is None:
+            return reason or "stop"
+        limit = self._chat.max_tokens or self._token_limit
+        return "length" if self._used.total()["completion_tokens"] >= limit else "stop"
+
+    def _chunk(self, delta: JSON, finish_reason: str | None = None) -> Chunk:
+        """A chunk with what came beside the deltas since the last one."""
+        if delta.keys() == {"content"} and not (self._fields or self._choice):
+            return str(delta["content"])
+        choice = {**_CHOICE, "delta": delta, **self._choice, "finish_reason": finish_reason}
+        chunk = {**_chunk(self._chat, choice), **self._fields}
+        self._fields, self._choice = {}, {}
+        return chunk
 
 
-def _merge(delta: JSON, message: JSON, texts: dict[str, list[str]]) -> None:
-    """Add a delta to a message."""
-    for name, value in delta.items():
-        if name in ("content", "reasoning_content", "refusal"):
-            texts.setdefault(name, []).append(value)
-        elif name != "tool_calls":
-            _join(message, {name: value})
-        else:
-            for call in value:
-                calls = message.setdefault("tool_calls", [])
-                if (index := call.pop("index")) == len(calls):
-                    calls.append({})
-                _join(calls[index], call)
-
-
-def _join(old: JSON, new: JSON) -> None:
-    """Add a piece to an object: append what comes in pieces, replace the rest."""
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(before, dict) and isinstance(value, dict):
-            _join(before, value)
-        elif name in _IN_PIECES and isinstance(before, str | list) and type(before) is type(value):
-            old[name] += value
-        else:
-            old[name] = value
-
-
-_IN_PIECES = {"arguments", "input", "data", "transcript", "content", "refusal"}
-
-
-def chunks(
-    chat: ChatRequest, parts: Iterable[Part | Mark], used: AnswerUsage, *, token_limit: int | None
-) -> Iterator[Chunk]:
-    """The chunks of a stream in the order that clients need: role, deltas, finish, usage.
-
-    A chunk that only has content is yielded as that text; `around_text` has what to put around it.
-    Pauses are passed on. Raises ProviderError if there is no answer, or if the stream ended without
-    [DONE] and without a finish_reason.
-    """
-    answer = _Answer(chat, used, token_limit)
-    has_begun = False
-    for part in answer.until_done(parts):
-        if isinstance(part, Mark):
-            yield part
-            continue
-        if not has_begun and part.has_output and part.finish_reason != FAILED:
-            has_begun = True  # until then, an error keeps its status
-            yield answer.chunk({"role": "assistant", "content": ""})
-        if part.is_text and not answer.calls:
-            answer.add_text(part)
-            yield part.content or ""
-            continue
-        if ((delta := answer.delta(part)) or part.logprobs) and has_begun:
-            yield answer.chunk(delta, logprobs=part.logprobs)
-        answer.raise_if_failed()
-    last_calls = answer.calls.end()
-    finish_reason = answer.finish()
-    if not has_begun:
-        yield answer.chunk({"role": "assistant", "content": ""})
-    if last_calls:
-        yield answer.chunk({"tool_calls": last_calls})
-    yield answer.chunk({}, finish_reason=finish_reason)
-    if chat.include_usage:
-        yield {**_head(chat, "chat.completion.chunk"), "choices": [], "usage": used.total()}
+_TEXTS = {"content", "reasoning_content", "refusal"}
+_CHOICE = {"index": 0, "delta": {"content": None}, "logprobs": None, "finish_reason": None}
+_ROLE = _CHOICE | {"delta": {"role": "assistant", "content": ""}}
 
 
 def around_text(chat: ChatRequest) -> tuple[bytes, bytes]:
     """What a chunk that only has a text has before and after that text."""
     mark = b'"content":'
-    chunk = strict_json.dumps(_chunk(chat, {"content": None}, {}))
-    before, _, after = chunk.partition(mark + b"null")
+    before, _, after = strict_json.dumps(_chunk(chat, _CHOICE)).partition(mark + b"null")
     return before + mark, after
 
 
-class _Answer:
-    """What the provider has sent so far of one answer."""
-
-    def __init__(self, chat: ChatRequest, used: AnswerUsage, token_limit: int | None) -> None:
-        self.chat, self.used, self.token_limit = chat, used, token_limit
-        self.calls = ToolCalls(chat.id)
-        self.fields: JSON = {}  # for the next chunk, beside `choices`
-        self.choice: JSON = {}  # for the next chunk, in its choice
-        self.has_text = self.has_output = self.has_choices = self.has_function_call = False
-        self.has_sent = False  # anything that is not empty
-        self.finish_reason: str | None = None
-        self.is_finished = False  # the end has come, and not only a cut
-
-    def until_done(self, parts: Iterable[Part | Mark]) -> Iterator[Part | Mark]:
-        """The parts before [DONE]. Raises ProviderError if the stream ended early."""
-        for part in parts:
-            if part is Mark.DONE:
-                return
-            yield part
-        if not self.is_finished:
-            raise ProviderError("provider_failed", seen="the stream ended early")
-
-    def add_text(self, part: Part) -> None:
-        """Like `delta`, but faster, for a part that only has content."""
-        self.has_choices = self.has_choices or part.has_choices
-        self.has_text = self.has_output = self.has_sent = True
-        self.is_finished = False
-
-    def delta(self, part: Part) -> JSON:
-        """What the part adds to the message."""
-        self.fields |= part.fields
-        self.choice |= part.choice
-        self.has_choices = self.has_choices or part.has_choices
-        self.has_function_call = self.has_function_call or "function_call" in part.extra
-        if part.usage:
-            self.used.add(part.usage, is_final=not part.has_choices)
-        if part.is_message and self.has_sent:  # all of it again, after its deltas
-            part = part._replace(content=None, reasoning=None, refusal=None, tool_calls=())
-        texts = (part.reasoning, part.content, part.refusal)
-        named = zip(("reasoning_content", "content", "refusal"), texts, strict=True)
-        delta: JSON = {**part.extra, **{name: text for name, text in named if text}}
-        calls = self.calls.deltas(part.tool_calls)
-        if calls or (delta and (calls := self.calls.waiting())):
-            delta["tool_calls"] = calls
-        self.has_output = self.has_output or part.has_output
-        self.has_text = self.has_text or bool(part.content or part.refusal)
-        self.has_sent = self.has_sent or bool(delta or self.calls)
-        if part.finish_reason:
-            self.finish_reason, self.is_finished = part.finish_reason, True
-        elif delta or any(piece.name for piece in part.tool_calls):
-            # What follows a finish_reason shows that it was not the end.
-            self.is_finished = False
-        return delta
-
-    def raise_if_failed(self) -> None:
-        if self.finish_reason == FAILED:
-            raise ProviderError("provider_failed", seen="finish_reason: an error")
-
-    def finish(self) -> str:
-        """The provider's finish_reason, or the likeliest one. Raises ProviderError if there is no
-        answer at all, or tool calls are announced and missing."""
-        if not (self.has_output or self.has_text or self.finish_reason):
-            raise ProviderError("provider_bad_answer", seen="no answer in it")
-        reason = self.finish_reason
-        if self.calls:
-            is_stop = reason == "stop" and not self.chat.forces_function
-            return "tool_calls" if reason in (None, "function_call") or is_stop else str(reason)
-        is_missing = reason == "function_call" and not self.has_function_call
-        if reason == "tool_calls" or is_missing:
-            if not self.has_text:
-                raise ProviderError("provider_bad_answer", seen=f"{reason} without a call")
-            return "stop"
-        return reason or self._likeliest()
-
-    def _likeliest(self) -> str:
-        """Where the provider gave none. Workers AI's own form has none, also at the limit."""
-        if self.token_limit is None or self.has_choices:
-            return "stop"
-        limit = self.chat.max_tokens or self.token_limit
-        return "length" if self.used.total()["completion_tokens"] >= limit else "stop"
-
-    def chunk(self, delta: JSON, **choice: Any) -> JSON:
-        """A chunk with the fields that came since the last one."""
-        chunk = {**self.fields, **_chunk(self.chat, delta, self.choice | choice)}
-        self.fields, self.choice = {}, {}
-        return chunk
+def _chunk(chat: ChatRequest, *choices: JSON) -> JSON:
+    head = {"id": chat.id, "object": "chat.completion.chunk", "created": chat.created}
+    return {**head, "model": chat.model, "choices": list(choices)}
 
 
-def _chunk(chat: ChatRequest, delta: JSON, more: JSON) -> JSON:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **more}
-    return {**_head(chat, "chat.completion.chunk"), "choices": [choice]}
+def _join(old: JSON, new: JSON) -> None:
+    """Add a piece to an object: append what comes in pieces, replace the rest."""
+    for name, value in new.items():
+        before: Any = old.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            _join(before, value)
+        elif name in _IN_PIECES and type(before) is type(value) in (str, list):
+            old[name] = None  # so `before` is the only reference, and grows in its place
+            before += value
+            old[name] = before
+        elif value is not None or name not in old:
+            old[name] = value
 
 
-def _head(chat: ChatRequest, kind: str) -> JSON:
-    return {"id": chat.id, "object": kind, "created": chat.created, "model": chat.model}
+_IN_PIECES = _TEXTS | {"arguments", "input", "data", "transcript"}

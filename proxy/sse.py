@@ -35,50 +35,44 @@ def events(pieces: Iterable[bytes]) -> Iterator[bytes]:
     An event that the end of the stream leaves open is yielded too: each is one JSON object or
     [DONE], so half of one is not mistaken for it. Raises EventTooLong.
     """
-    data: list[bytes] = []
-    size = 0
-    is_error = False
-    for lines in _lines(chain(pieces, [b"\n\n"])):  # at the end, what is open is closed
-        for line in lines:
-            if not line:
-                if data or is_error:
-                    joined = b"\n".join(data)
-                    yield ErrorData(joined) if is_error else joined
-                data, size, is_error = [], 0, False
-                continue
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                data.append(value.removeprefix(b" "))
-                size += len(line)
-                if size > MAX_EVENT:
-                    raise EventTooLong
-            elif field == b"event":
-                is_error = value.strip() == b"error"
+    mark = codecs.BOM_UTF8  # may stand before the first event
+    rest = bytearray()
+    for piece in chain(_with_lf(pieces), [b"\n\n"]):  # at the end, what is open is closed
+        first_new = max(len(rest) - 1, 0)
+        rest += piece
+        end = rest.rfind(b"\n\n", first_new)
+        if end >= 0:
+            for block in bytes(rest[:end]).split(b"\n\n"):
+                yield _data(block.removeprefix(mark))
+                mark = b""
+            del rest[: end + 2]
+        if len(rest) > MAX_EVENT:
+            raise EventTooLong
         yield PAUSE
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines without their ends, as the pieces bring them. A CR at the end of a piece may be
-    half a CRLF."""
-    open_line: list[bytes] = []  # joined once: a line that comes in many pieces stays linear
-    size = 0
+def _with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces, with LF for CRLF and CR. A CR at the end of a piece may be half a CRLF."""
     after_cr = False
-    is_first = True
     for piece in pieces:
         if after_cr:
             piece, after_cr = piece.removeprefix(b"\n"), not piece
         if b"\r" in piece:
             after_cr = piece.endswith(b"\r")
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = piece.split(b"\n")
-        if lines:
-            lines[0] = b"".join((*open_line, lines[0]))
-            open_line, size = [], 0
-            if is_first:
-                lines[0], is_first = lines[0].removeprefix(codecs.BOM_UTF8), False
-            yield lines
-        if rest:
-            open_line.append(rest)
-            size += len(rest)
-            if size > MAX_EVENT:
-                raise EventTooLong
+        yield piece
+
+
+def _data(block: bytes) -> bytes:
+    """The data of one event; PAUSE if it has none."""
+    if len(block) > MAX_EVENT:
+        raise EventTooLong
+    data = []
+    is_error = False
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            is_error = value.strip() == b"error"
+    return ErrorData(b"\n".join(data)) if is_error else b"\n".join(data)

@@ -26,14 +26,12 @@ class Piece(NamedTuple):
     id: str
     name: str
     arguments: str  # JSON text, or a piece of it
-    extra: JSON = {}  # noqa: RUF012  # other keys of the call, relayed
-    function_extra: JSON = {}  # noqa: RUF012  # other keys of its `function`, relayed
-    other: JSON = {}  # noqa: RUF012  # a call of another type, such as "custom", as it came
+    rest: JSON  # keys to relay, `function` among them; or a call of another type, such as "custom"
 
     @property
     def begins_other(self) -> bool:
         """Whether it begins a call of another type; its next pieces need not name the type."""
-        return self.other.get("type") not in _FUNCTION_TYPES
+        return self.rest.get("type") not in _FUNCTION_TYPES
 
 
 @dataclass
@@ -41,42 +39,41 @@ class _Call:
     indexes: Iterator[int]
     default_id: str
     is_other: bool
-    index: int = -1  # from `indexes`, once it is sent: a call without a name never is
+    index: int | None = None  # from `indexes`, once it is sent: a call without a name never is
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
-    extra: JSON = field(default_factory=dict)
-    function_extra: JSON = field(default_factory=dict)
-    is_sent: bool = False
+    rest: JSON = field(default_factory=lambda: {"function": {}})  # until it is sent
 
     def add(self, piece: Piece) -> JSON | None:
         """The delta that the piece becomes; None if there is nothing to send yet."""
         self.id = self.id or piece.id
-        if self.is_other:
-            if self.index < 0:
-                self.index = next(self.indexes)
-            return {**piece.other, "index": self.index} if piece.other else None
+        function = piece.rest.get("function")
+        if self.is_other or function is None:
+            if function is not None or not self.is_other:
+                return None
+            self.index = next(self.indexes) if self.index is None else self.index
+            return {**piece.rest, "index": self.index}
         # Some send blanks or an empty list where a function has no arguments.
         is_blank = not self.arguments and "".join(piece.arguments.split()) in ("", "[]")
         arguments = "" if is_blank else piece.arguments
         if arguments:
             self.arguments.append(arguments)
-        if self.is_sent:
-            function = {"arguments": arguments, **piece.function_extra}
-            is_more = arguments or piece.extra or piece.function_extra
-            return {"index": self.index, "function": function, **piece.extra} if is_more else None
+        if self.index is not None:
+            is_more = arguments or piece.rest != {"function": {}}
+            more = {**piece.rest, "function": {"arguments": arguments, **function}}
+            return {"index": self.index, **more} if is_more else None
         grows = piece.name.startswith(self.name)  # some send all of it so far in each piece
         self.name = piece.name if grows else self.name + piece.name
-        self.extra |= piece.extra
-        self.function_extra |= piece.function_extra
+        self.rest |= {**piece.rest, "function": {**self.rest["function"], **function}}
         return self.first() if self.name and self.arguments else None
 
     def first(self) -> JSON:
         """The delta that begins the call."""
-        self.is_sent, self.index = True, next(self.indexes)
+        self.index = next(self.indexes)
+        function = {"name": self.name, "arguments": "".join(self.arguments)}
         head = {"index": self.index, "id": self.id or self.default_id, "type": "function"}
-        function = {"name": self.name, "arguments": "".join(self.arguments), **self.function_extra}
-        return {**head, "function": function, **self.extra}
+        return {**head, **self.rest, "function": function | self.rest["function"]}
 
     def is_followed_by(self, piece: Piece) -> bool:
         """Whether the piece begins another call. Some servers give all calls the same index; some
@@ -117,52 +114,46 @@ class ToolCalls:
     def __bool__(self) -> bool:
         return any(call.name or call.is_other for call in self._calls)
 
-    def deltas(self, pieces: Iterable[Piece]) -> list[JSON]:
-        """What the pieces add. A call's name may come in pieces: it is sent with the first of the
-        arguments, or when something else follows. Raises ProviderError if they are too many."""
+    def deltas(self, pieces: Iterable[Piece], *, is_message: bool = False) -> list[JSON]:
+        """What the pieces add; in a message each is a call. Raises ProviderError if they are too
+        many. A call's name may come in pieces: it is sent with the first of the arguments, or when
+        another call begins, or at the end."""
         deltas: list[JSON] = []
         for piece in pieces:
             call = self._by_index.get(piece.provider_index)
             if call is None and piece.provider_index is None and self._calls:
                 call = self._calls[-1]
-            if call is None or call.is_followed_by(piece):
-                deltas += self.waiting()
-                call = self._begin(piece)
+            if is_message or call is None or call.is_followed_by(piece):
+                deltas += self._waiting()
+                default_id = f"call_{self._answer_id}_{len(self._calls)}"
+                call = _Call(self._indexes, default_id, piece.begins_other)
+                self._calls.append(call)
+                _check_number(len(self._calls))
             self._by_index[piece.provider_index] = call
             if delta := call.add(piece):
                 deltas.append(delta)
         return deltas
 
-    def _begin(self, piece: Piece) -> _Call:
-        number = len(self._calls)
-        _check_number(number + 1)
-        default_id = f"call_{self._answer_id}_{number}"
-        self._calls.append(_Call(self._indexes, default_id, piece.begins_other))
-        return self._calls[-1]
-
-    def waiting(self) -> list[JSON]:
+    def _waiting(self) -> list[JSON]:
         """The calls that have a name and are not sent yet."""
-        return [call.first() for call in self._calls if call.name and not call.is_sent]
+        return [call.first() for call in self._calls if call.name and call.index is None]
 
     def end(self) -> list[JSON]:
         """What is left: clients parse the arguments, so those of a call without any become {}."""
-        deltas = self.waiting()
+        deltas = self._waiting()
         for call in self._calls:
-            if call.is_sent and not "".join(call.arguments).strip():
+            if call.name and not "".join(call.arguments).strip():
                 deltas.append({"index": call.index, "function": {"arguments": "{}"}})
         return deltas
 
 
-def pieces(raw_calls: Any, *, relay: bool = False, is_message: bool = False) -> tuple[Piece, ...]:
+def pieces(raw_calls: Any, *, relay: bool) -> list[Piece]:
     """The calls of a message, or the pieces of a delta, in OpenAI's form or flat, {name,
     arguments}. `relay`: with their other keys. Raises ProviderError if they are too many."""
     if not isinstance(raw_calls, list):
-        return ()
+        return []
     _check_number(len(raw_calls))
-    found = [_piece(raw, relay) for raw in raw_calls if isinstance(raw, dict)]
-    if is_message:  # each is a call, even if all have the same index
-        found = [piece._replace(provider_index=index) for index, piece in enumerate(found)]
-    return tuple(found)
+    return [_piece(raw, relay) for raw in raw_calls if isinstance(raw, dict)]
 
 
 def _check_number(calls: int) -> None:
@@ -171,18 +162,19 @@ def _check_number(calls: int) -> None:
 
 
 def _piece(raw: JSON, relay: bool) -> Piece:
+    function = raw.get("function")
+    rest: JSON = {"function": {}}
+    if isinstance(function, dict):
+        if relay:
+            of_function = strict_json.others(function, _FUNCTION_KEYS)
+            rest = {**strict_json.others(raw, _CALL_KEYS), "function": of_function}
+    elif raw.get("type") in _FUNCTION_TYPES and raw.keys() & _FUNCTION_KEYS:
+        function = raw  # flat: its other keys belong to the provider's own form
+    else:
+        function, rest = {}, strict_json.others(raw, {"function"})
     index = raw["index"] if type(raw.get("index")) is int else None  # a bool is none
     id = _text(raw.get("id") or raw.get("call_id"))
-    function = raw.get("function")
-    if not isinstance(function, dict):
-        if raw.get("type") not in _FUNCTION_TYPES or not raw.keys() & _FUNCTION_KEYS:
-            return Piece(index, id, "", "", other=raw)
-        function, relay = raw, False  # flat: its other keys belong to the provider's own form
-    name, arguments = _text(function.get("name")), _text(function.get("arguments"))
-    if not relay:
-        return Piece(index, id, name, arguments)
-    others = strict_json.others(raw, _CALL_KEYS), strict_json.others(function, _FUNCTION_KEYS)
-    return Piece(index, id, name, arguments, *others)
+    return Piece(index, id, _text(function.get("name")), _text(function.get("arguments")), rest)
 
 
 def _text(value: Any) -> str:

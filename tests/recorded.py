@@ -94,7 +94,7 @@ def whole(
     asked = chat(**fields)
     parts = answers.parts(provider, asked, _Reply([as_bytes(body)], is_event_stream))
     used = usage.AnswerUsage()
-    return completion.completion(asked, parts, used, token_limit=provider.token_limit)
+    return completion.Answer(asked, used, token_limit=provider.token_limit).completion(parts)
 
 
 def streamed(
@@ -104,7 +104,7 @@ def streamed(
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
     parts = answers.parts(provider, asked, _Reply(list(pieces), is_event_stream))
     used = usage.AnswerUsage()
-    chunks = completion.chunks(asked, parts, used, token_limit=provider.token_limit)
+    chunks = completion.Answer(asked, used, token_limit=provider.token_limit).chunks(parts)
     return as_json(asked, chunks)
 
 

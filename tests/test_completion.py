@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from recorded import Told, as_json, chat
 
-from proxy.completion import around_text, chunks, completion
+from proxy.completion import Answer, around_text
 from proxy.errors import ProviderError
-from proxy.part import FAILED, Mark, Part
-from proxy.tool_calls import Piece
+from proxy.part import Mark, Part
+from proxy.tool_calls import pieces
 from proxy.usage import AnswerUsage
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-NATIVE: dict[str, Any] = {"has_choices": False}
+DONE = Mark.DONE
 
 
 def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
@@ -23,20 +23,39 @@ def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total, **more}
 
 
-def answer(part: Part, *, token_limit: int | None = None) -> dict[str, Any]:
-    parts = [part, Mark.DONE]
-    return completion(chat(), parts, AnswerUsage(), token_limit=token_limit)
+def part(
+    finish: str | None = None,
+    *,
+    calls: Any = (),
+    usage: Any = None,
+    choice: Any = None,
+    fields: Any = None,
+    native: bool = False,
+    is_message: bool = False,
+    **delta: Any,
+) -> Part:
+    """A part with this delta."""
+    found = pieces([*calls], relay=True)
+    return Part(delta, found, finish, usage, choice or {}, fields or {}, not native, is_message)
 
 
-def stream(*parts: Part | None, limit: int | None = None, usage: bool = True) -> list[Any]:
-    """The chunks; None among the parts is their [DONE]."""
+def answer(*parts: Part | Mark, limit: int | None = None, **asked: Any) -> dict[str, Any]:
+    """The completion from these parts and [DONE]."""
+    chat_ = chat(**asked).without_input()
+    return Answer(chat_, AnswerUsage(), token_limit=limit).completion([*parts, DONE])
+
+
+def stream(*parts: Part | Mark, limit: int | None = None, usage: bool = True) -> Iterator[Any]:
     asked = chat(stream=True, stream_options={"include_usage": usage})
-    said = [Mark.DONE if part is None else part for part in parts]
-    return list(as_json(asked, chunks(asked, said, AnswerUsage(), token_limit=limit)))
+    return as_json(asked, Answer(asked, AnswerUsage(), token_limit=limit).chunks(parts))
 
 
-def told(*parts: Part | None, limit: int | None = None) -> Told:
+def told(*parts: Part | Mark, limit: int | None = None) -> Told:
     return Told.by(stream(*parts, limit=limit))
+
+
+def function(name: str, arguments: str = "", **more: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}, **more}
 
 
 # --- whole answers ------------------------------------------------------------------------------
@@ -44,203 +63,161 @@ def told(*parts: Part | None, limit: int | None = None) -> Told:
 
 def test_a_completion() -> None:
     """Every key that clients read, and no other."""
-    part = Part(content="Hello!", finish_reason="stop", usage=used(9, 3))
-    assert answer(part) == {
+    message = {"role": "assistant", "content": "Hello!", "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    assert answer(part("stop", content="Hello!", usage=used(9, 3))) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1_790_000_000,
         "model": "m",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "Hello!", "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
+        "choices": [choice],
         "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
     }
 
 
-def call(index: int | None = None, **more: Any) -> Piece:
-    return Piece(**{"provider_index": index, "id": "", "name": "", "arguments": "", **more})
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+MADE_UP = [
+    {"id": f"call_1_{n}", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    for n, name in enumerate("fg")
+]
+F = function("f")
+MESSAGES: dict[str, tuple[Part, dict[str, Any]]] = {
+    "an empty string is an answer": (part(content=""), {"content": ""}),
+    "null beside length": (part("length"), {"content": ""}),
+    "null beside reasoning": (
+        part(reasoning_content="Hm."),
+        {"content": "", "reasoning_content": "Hm."},
+    ),
+    "reasoning": (
+        part(content="4", reasoning_content="Hm."),
+        {"content": "4", "reasoning_content": "Hm."},
+    ),
+    "null stays beside tool calls": (part(calls=[CALL]), {"content": None, "tool_calls": [CALL]}),
+    "ids and arguments made up": (
+        part(content="", calls=[F, function("g")]),
+        {"content": "", "tool_calls": MADE_UP},
+    ),
+    "null stays beside a refusal": (part(refusal="No."), {"content": None, "refusal": "No."}),
+    "more keys are relayed": (part(annotations=[]), {"content": "", "annotations": []}),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), MESSAGES.values(), ids=MESSAGES)
+def test_messages(given: Part, message: dict[str, Any]) -> None:
+    expected = {"role": "assistant", "refusal": None, **message}
+    assert answer(given)["choices"][0]["message"] == expected
 
 
 @pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        (Part(content=""), {"content": ""}),
-        (Part(finish_reason="stop"), {"content": ""}),
-        (Part(finish_reason="length"), {"content": ""}),
-        (Part(reasoning="Hm."), {"content": "", "reasoning_content": "Hm."}),
-        (Part(content="4", reasoning="Hm."), {"content": "4", "reasoning_content": "Hm."}),
-        (Part(content="4", reasoning=""), {"content": "4"}),
-        (
-            Part(tool_calls=(call(id="c", name="f", arguments='{"a":1}'),)),
-            {
-                "content": None,
-                "tool_calls": [
-                    {
-                        "id": "c",
-                        "type": "function",
-                        "function": {"name": "f", "arguments": '{"a":1}'},
-                    }
-                ],
-            },
-        ),
-        (
-            Part(content="", tool_calls=(call(name="f"), call(name="g", arguments=""))),
-            {
-                "content": "",
-                "tool_calls": [
-                    {
-                        "id": "call_1_0",
-                        "type": "function",
-                        "function": {"name": "f", "arguments": "{}"},
-                    },
-                    {
-                        "id": "call_1_1",
-                        "type": "function",
-                        "function": {"name": "g", "arguments": "{}"},
-                    },
-                ],
-            },
-        ),
-        (
-            Part(refusal="No."),
-            {"content": None, "refusal": "No."},
-        ),
-        (
-            Part(extra={"annotations": []}),
-            {"content": "", "annotations": []},
-        ),
-    ],
-    ids=[
-        "an empty string is an answer",
-        "null beside stop",
-        "null beside length",
-        "null beside reasoning",
-        "reasoning",
-        "no reasoning",
-        "null stays beside tool calls",
-        "ids and arguments made up",
-        "null stays beside a refusal",
-        "more keys are relayed",
-    ],
+    "given", [part(), part(usage=used(1, 1)), part("tool_calls"), part("function_call")]
 )
-def test_messages(part: Part, message: dict[str, Any]) -> None:
-    assert answer(part)["choices"][0]["message"] == {
-        "role": "assistant",
-        "refusal": None,
-        **message,
-    }
+def test_no_answer(given: Part) -> None:
+    """Neither text, tool call, reasoning nor finish; or a finish that announces a call."""
+    for ask in (answer, lambda part: next(stream(part, DONE))):
+        with pytest.raises(ProviderError) as caught:
+            ask(given)
+        assert caught.value.code == "provider_bad_answer"
 
 
-@pytest.mark.parametrize("part", [Part(), Part(reasoning=""), Part(usage=used(1, 1))])
-def test_no_answer(part: Part) -> None:
-    """Neither text, tool call, reasoning nor finish."""
-    with pytest.raises(ProviderError) as caught:
-        answer(part)
-    assert caught.value.code == "provider_bad_answer"
-    with pytest.raises(ProviderError) as caught:
-        stream(part, None)
-    assert caught.value.code == "provider_bad_answer"
+ENDS = {
+    "the provider's": (part("content_filter", content="a"), "content_filter"),
+    "stop beside calls": (part("stop", calls=[F]), "tool_calls"),
+    "length beside calls": (part("length", calls=[F]), "length"),
+    "tool_calls, and none": (part("tool_calls", content="a"), "stop"),
+    "function_call, and none": (part("function_call", content="a"), "stop"),
+    "function_call": (part("function_call", function_call={"name": "f"}), "function_call"),
+    "calls": (part(calls=[F], native=True), "tool_calls"),
+    "calls at the limit": (part(calls=[F], usage=used(1, 256), native=True), "tool_calls"),
+    "the limit reached": (part(content="a", usage=used(1, 256), native=True), "length"),
+    "the limit passed": (part(content="a", usage=used(1, 257), native=True), "length"),
+    "under the limit": (part(content="a", usage=used(1, 255), native=True), "stop"),
+    "no usage": (part(content="a", native=True), "stop"),
+    "in OpenAI's form": (part(content="a", usage=used(1, 256)), "stop"),
+}
 
 
-LIMIT_REACHED = Part(content="a", usage=used(1, 256), **NATIVE)
-ENDS = [
-    ("the provider's", Part(content="a", finish_reason="content_filter"), "content_filter"),
-    ("stop beside calls", Part(tool_calls=(call(name="f"),), finish_reason="stop"), "tool_calls"),
-    ("length beside calls", Part(tool_calls=(call(name="f"),), finish_reason="length"), "length"),
-    ("tool_calls, and none", Part(content="a", finish_reason="tool_calls"), "stop"),
-    ("function_call, and none", Part(content="a", finish_reason="function_call"), "stop"),
-    (
-        "function_call",
-        Part(extra={"function_call": {"name": "f"}}, finish_reason="function_call"),
-        "function_call",
-    ),
-    ("calls", Part(tool_calls=(call(name="f"),), **NATIVE), "tool_calls"),
-    ("calls at the limit", Part(tool_calls=(call(name="f"),), usage=used(1, 256)), "tool_calls"),
-    ("the limit reached", LIMIT_REACHED, "length"),
-    ("the limit passed", Part(content="a", usage=used(1, 257), **NATIVE), "length"),
-    ("under the limit", Part(content="a", usage=used(1, 255), **NATIVE), "stop"),
-    ("no usage", Part(content="a", **NATIVE), "stop"),
-    ("in OpenAI's form", Part(content="a", usage=used(1, 256)), "stop"),
-]
-
-
-@pytest.mark.parametrize(("part", "reason"), [e[1:] for e in ENDS], ids=[e[0] for e in ENDS])
-def test_the_finish_reason_is_made_up_where_there_is_none(part: Part, reason: str) -> None:
+@pytest.mark.parametrize(("given", "reason"), ENDS.values(), ids=ENDS)
+def test_the_finish_reason_is_made_up_where_there_is_none(given: Part, reason: str) -> None:
     """In the provider's own form it is the limit that tells whether an answer was cut off."""
-    assert answer(part, token_limit=256)["choices"][0]["finish_reason"] == reason
-    assert told(part, None, limit=256).finish == reason
+    assert answer(given, limit=256)["choices"][0]["finish_reason"] == reason
+    assert told(given, DONE, limit=256).finish == reason
 
 
 def test_without_a_limit_nothing_was_cut_off() -> None:
-    assert answer(LIMIT_REACHED)["choices"][0]["finish_reason"] == "stop"
+    at_limit = part(content="a", usage=used(1, 256), native=True)
+    assert answer(at_limit)["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
-def test_openais_reasons(reason: str) -> None:
-    part = Part(content="a", finish_reason=reason)
-    assert answer(part)["choices"][0]["finish_reason"] == reason
-    assert told(part).finish == reason
+@pytest.mark.parametrize("kind", ["function", "custom"])
+def test_stop_stays_where_the_caller_named_the_function(kind: str) -> None:
+    """As OpenAI itself has it."""
+    got = answer(part("stop", calls=[F]), tool_choice={"type": kind, kind: {"name": "f"}})
+    assert got["choices"][0]["finish_reason"] == "stop"
+
+
+DETAILS = {"prompt_tokens_details": {"cached_tokens": 4}}
 
 
 @pytest.mark.parametrize(
     ("raw", "usage"),
     [
         (None, ZEROS),
-        ({}, ZEROS),
-        (used(9, 3), used(9, 3)),
         ({"prompt_tokens": 9, "completion_tokens": 3}, used(9, 3)),
         ({"prompt_tokens": 9.0, "completion_tokens": 3.7, "total_tokens": 12.9}, used(9, 3)),
-        (
-            {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 20},
-            {**used(9, 3), "total_tokens": 20},
-        ),
+        (used(9, 3) | {"total_tokens": 20}, used(9, 3) | {"total_tokens": 20}),
         ({"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}, used(9, 3)),
         ({"prompt_tokens": None, "completion_tokens": "3", "total_tokens": []}, ZEROS),
         ({"prompt_tokens": -1, "completion_tokens": 3}, used(0, 3)),
-        (used(9, 3, cost="1", cached_tokens=4), used(9, 3, cost="1", cached_tokens=4)),
+        (used(9, 3, cost="1", **DETAILS), used(9, 3, cost="1", **DETAILS)),
         ({"prompt_tokens": 10**16, "completion_tokens": 1e300}, ZEROS),
         ({"prompt_tokens": int("9" * 4300), "completion_tokens": True}, ZEROS),
         ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, ZEROS),
-        (
-            used(9, 3, prompt_tokens_details={"cached_tokens": 4}),
-            used(9, 3, prompt_tokens_details={"cached_tokens": 4}),
-        ),
-        (
-            used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
-            used(9, 3, completion_tokens_details={"reasoning_tokens": 2}),
-        ),
     ],
 )
 def test_usage_is_three_whole_numbers_always(raw: Any, usage: dict[str, Any]) -> None:
     """Zeros where there is no sane number; the other keys are kept."""
-    got = answer(Part(content="a", usage=raw))["usage"]
+    got = answer(part(content="a", usage=raw))["usage"]
     assert got == usage
     assert all(type(got[name]) is int for name in ZEROS)
-    assert told(Part(content="a", usage=raw, **NATIVE), None).usage == usage
+    assert told(part(content="a", usage=raw, native=True), DONE).usage == usage
 
 
-def test_logprobs_are_relayed() -> None:
-    logprobs = {"content": [{"token": "a", "logprob": -0.1}]}
-    assert answer(Part(content="a", logprobs=logprobs))["choices"][0]["logprobs"] == logprobs
-    _, chunk, *_ = stream(Part(content="a", logprobs=logprobs), None)
-    assert chunk["choices"][0]["logprobs"] == logprobs
-    assert chunk["choices"][0]["delta"] == {"content": "a"}
-
-
-def test_keys_beside_the_choices_are_relayed() -> None:
-    """But the answer's identity is ours."""
-    part = Part(content="a", fields={"system_fingerprint": "fp", "service_tier": "x"})
-    for got in (answer(part), stream(part, None)[1]):
-        assert (got["system_fingerprint"], got["service_tier"]) == ("fp", "x")
-    part = Part(content="a", fields={"id": "x", "model": "x", "choices": [], "object": "x"})
-    assert answer(part)["id"] == "chatcmpl-1"
-    assert answer(part)["choices"]
-    assert Told.by(stream(part, None)).text == "a"
+def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
+    """A stream that was not asked for: text, calls, older calls, audio, logprobs."""
+    custom = {"id": "e", "type": "custom", "custom": {"name": "f"}}
+    got = answer(
+        Mark.PAUSE,
+        part(content="Hel", reasoning_content="H", choice={"logprobs": {"content": [1]}}),
+        part(content="lo", reasoning_content="m", fields={"service_tier": "x"}),
+        part(calls=[function("f", "{", index=0, id="c"), function("g", "{}", index=1, id="d")]),
+        part(calls=[{"index": 0, "function": {"arguments": "}"}, "signature": "s"}]),
+        part(calls=[{"index": 2, **custom}], choice={"logprobs": {"content": [2]}}),
+        part(calls=[{"index": 2, "custom": {"input": "a"}}]),
+        part(calls=[{"index": 2, "custom": {"input": "b"}}]),
+        part(function_call={"name": "f", "arguments": ""}, audio={"id": "a"}),
+        part(function_call={"arguments": '{"a":'}, audio={"data": "x"}),
+        part(function_call={"arguments": "1}"}, audio={"data": "y", "expires_at": 1}),
+        part("stop", usage=used(9, 2), choice={"logprobs": {"refusal": None}}),
+    )
+    (choice,) = got["choices"]
+    first, second, third = choice["message"].pop("tool_calls")
+    assert first == {"id": "c", "type": "function", **function("f", "{}"), "signature": "s"}
+    assert second == {"id": "d", "type": "function", **function("g", "{}")}
+    assert third == {**custom, "custom": {"name": "f", "input": "ab"}}
+    assert choice == {
+        "index": 0,
+        "message": {
+            "role": "assistant",
+            "content": "Hello",
+            "refusal": None,
+            "reasoning_content": "Hm",
+            "function_call": {"name": "f", "arguments": '{"a":1}'},
+            "audio": {"id": "a", "data": "xy", "expires_at": 1},
+        },
+        "logprobs": {"content": [1, 2], "refusal": None},
+        "finish_reason": "tool_calls",
+    }
+    assert (got["usage"], got["service_tier"]) == (used(9, 2), "x")
 
 
 # --- streams ------------------------------------------------------------------------------------
@@ -260,51 +237,27 @@ ROLE = chunk({"role": "assistant", "content": ""})
 USAGE = {**chunk({}), "choices": [], "usage": used(9, 2)}
 
 
-def test_the_chunks_of_a_stream() -> None:
-    """Role, deltas, one finish, and the usage."""
-    parts = [
-        Part(content=""),
-        Part(content="Hel"),
-        Part(content="lo"),
-        Part(finish_reason="length"),
-        Part(usage=used(9, 2), has_choices=False),
-        None,
-    ]
-    says = [ROLE, chunk({"content": "Hel"}), chunk({"content": "lo"}), chunk({}, "length")]
-    assert stream(*parts) == [*says, USAGE]
-    assert stream(*parts, usage=False) == says
+@pytest.mark.parametrize("usage", [True, False])
+def test_the_chunks_of_a_stream(usage: bool) -> None:
+    """Role, deltas, one finish, and the usage where it was asked for."""
+    parts = [part(content=""), part(content="Hel"), part(content="lo"), part("length")]
+    parts.append(part(usage=used(9, 2), native=True))
+    texts = [chunk({"content": "Hel"}), chunk({"content": "lo"})]
+    got = list(stream(*parts, DONE, usage=usage))
+    assert got == [ROLE, *texts, chunk({}, "length"), *([USAGE] if usage else [])]
 
 
 def test_all_in_one_part() -> None:
     """A whole answer, turned into a stream: each kind of delta once."""
-    part = Part(
-        content="4",
-        reasoning="Hm.",
-        tool_calls=(call(name="f", arguments="{}"),),
-        finish_reason="stop",
-        usage=used(9, 2),
-    )
-    function = {"name": "f", "arguments": "{}"}
-    delta = {
-        "reasoning_content": "Hm.",
-        "content": "4",
-        "tool_calls": [{"index": 0, "id": "call_1_0", "type": "function", "function": function}],
-    }
-    assert stream(part, None) == [ROLE, chunk(delta), chunk({}, "tool_calls"), USAGE]
+    texts = {"reasoning_content": "Hm.", "content": "4"}
+    whole = part("stop", **texts, calls=[CALL], usage=used(9, 2), is_message=True)
+    delta = {**texts, "tool_calls": [{"index": 0, **CALL}]}
+    assert [*stream(whole, DONE)] == [ROLE, chunk(delta), chunk({}, "tool_calls"), USAGE]
 
 
-def test_a_refusal_is_relayed() -> None:
-    said = stream(Part(refusal="No."), None)
-    assert said[:2] == [ROLE, chunk({"refusal": "No."})]
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [[Part(content=""), None], [Part(content=""), Part(finish_reason="stop")]],
-    ids=["DONE", "finish"],
-)
-def test_an_empty_string_is_an_answer(parts: list[Part | None]) -> None:
-    assert stream(*parts, usage=False) == [ROLE, chunk({}, "stop")]
+@pytest.mark.parametrize("end", [DONE, part("stop")], ids=["DONE", "finish"])
+def test_an_empty_string_is_an_answer(end: Any) -> None:
+    assert [*stream(part(content=""), end, usage=False)] == [ROLE, chunk({}, "stop")]
 
 
 def test_the_role_waits_until_something_is_said() -> None:
@@ -312,11 +265,11 @@ def test_the_role_waits_until_something_is_said() -> None:
     read = []
 
     def parts() -> Iterator[Part]:
-        for part in (Part(), Part(usage=used(1, 0)), Part(content="a"), Part(content="b")):
-            read.append(part)
-            yield part
+        for given in (part(), part(usage=used(1, 0)), part(content="a"), part(content="b")):
+            read.append(given)
+            yield given
 
-    said = chunks(chat(stream=True), parts(), AnswerUsage(), token_limit=None)
+    said = Answer(chat(stream=True), AnswerUsage(), token_limit=None).chunks(parts())
     assert not read
     assert next(said) == ROLE
     assert len(read) == 3
@@ -324,269 +277,124 @@ def test_the_role_waits_until_something_is_said() -> None:
     assert len(read) == 3  # each token leaves before the next is awaited
 
 
-@pytest.mark.parametrize(
-    ("parts", "code", "heard"),
-    [
-        ([], "provider_failed", 0),
-        ([Part()], "provider_failed", 0),
-        ([None], "provider_bad_answer", 0),
-        ([Part(usage=used(1, 0)), None], "provider_bad_answer", 0),
-        ([Part(content="")], "provider_failed", 1),
-        ([Part(content="a")], "provider_failed", 2),
-        ([Part(content="a"), Part(usage=used(9, 2), has_choices=False)], "provider_failed", 2),
-    ],
-)
-def test_a_cut_stream_has_no_end(parts: list[Part | None], code: str, heard: int) -> None:
-    """Neither [DONE] nor a finish_reason before the end: no finish, no usage, but a failure."""
+AFTER = {
+    "text": part(content="b"),
+    "reasoning": part(reasoning_content="b"),
+    "a call": part(calls=[function("f", "{}")]),
+    "the name of a call": part(calls=[F]),
+}
+FIRST = part("stop", content="a")
+CUTS: dict[str, tuple[list[Any], str, int]] = {
+    "nothing": ([], "provider_failed", 0),
+    "an empty part": ([part()], "provider_failed", 0),
+    "only DONE": ([DONE], "provider_bad_answer", 0),
+    "usage, DONE": ([part(usage=used(1, 0)), DONE], "provider_bad_answer", 0),
+    "an empty text": ([part(content="")], "provider_failed", 1),
+    "a text": ([part(content="a")], "provider_failed", 2),
+    "text, usage": ([part(content="a"), part(usage=ZEROS, native=True)], "provider_failed", 2),
+    **{f"finish, {name}": ([FIRST, after], "provider_failed", 3) for name, after in AFTER.items()},
+}
+
+
+@pytest.mark.parametrize(("parts", "code", "heard"), CUTS.values(), ids=CUTS)
+def test_a_cut_stream_has_no_end(parts: list[Any], code: str, heard: int) -> None:
+    """Neither [DONE] nor a finish_reason at the end: no finish, no usage, but a failure."""
     got = []
     with pytest.raises(ProviderError) as caught:
-        said = [Mark.DONE if part is None else part for part in parts]
-        asked = chat(stream=True)
-        for told in as_json(asked, chunks(asked, said, AnswerUsage(), token_limit=None)):
+        for told in stream(*parts):
             got.append(told)
     assert caught.value.code == code
-    assert len(got) == heard
+    assert len(got) == heard - (parts[1:] == [AFTER["the name of a call"]])
     assert not any(told["choices"][0]["finish_reason"] for told in got)
+    with pytest.raises(ProviderError):
+        Answer(chat(), AnswerUsage(), token_limit=None).completion(parts)
 
 
 def test_pauses_are_passed_on_and_mean_nothing() -> None:
-    parts = [Mark.PAUSE, Part(content="a"), Mark.PAUSE, Mark.DONE]
-    role, *rest = chunks(chat(stream=True), parts, AnswerUsage(), token_limit=None)
-    assert role is Mark.PAUSE
+    parts = [Mark.PAUSE, part(content="a"), Mark.PAUSE, DONE]
+    first, *rest = Answer(chat(stream=True), AnswerUsage(), token_limit=None).chunks(parts)
+    assert first is Mark.PAUSE
     assert [chunk for chunk in rest if not isinstance(chunk, dict)] == ["a", Mark.PAUSE]
 
 
 @pytest.mark.parametrize("model", ["m", 'a"content":null', "\\"])
 def test_a_text_is_written_as_any_chunk(model: str) -> None:
     """What stands round it is a chunk like the others, whatever the model is called."""
-    asked = replace(chat(stream=True), model=model)
-    before, after = around_text(asked)
-    said = json.loads(before + b'"Hi"' + after)
-    assert said["choices"] == [
-        {"index": 0, "delta": {"content": "Hi"}, "logprobs": None, "finish_reason": None}
-    ]
-    assert (said["model"], said["id"], said["created"]) == (model, asked.id, asked.created)
+    before, after = around_text(replace(chat(stream=True), model=model))
+    assert json.loads(before + b'"Hi"' + after) == chunk({"content": "Hi"}) | {"model": model}
 
 
 def test_what_comes_after_done_is_not_read() -> None:
     """Two [DONE]s are one."""
-    assert told(Part(content="a"), None, None, Part(content="b")).text == "a"
+    assert told(part(content="a"), DONE, DONE, part(content="b")).text == "a"
 
 
 def test_the_last_finish_reason_counts() -> None:
     """More text may come after the first."""
-    got = told(Part(content="a", finish_reason="stop"), Part(content="b", finish_reason="length"))
+    got = told(FIRST, part("length", content="b"))
     assert (got.text, got.finish) == ("ab", "length")
-    assert (
-        told(Part(content="a", finish_reason="length"), Part(content="b"), None).finish == "length"
-    )
+    assert told(part("length", content="a"), part(content="b"), DONE).finish == "length"
 
 
-DETAILS = {"prompt_tokens_details": {"cached_tokens": 1}}
+def counts(*usages: dict[str, Any]) -> list[Part]:
+    return [part(usage=usage) for usage in usages]
 
 
-@pytest.mark.parametrize(
-    ("parts", "usage"),
-    [
-        ([], ZEROS),
-        (
-            [
-                Part(usage=used(39, 0)),
-                Part(usage=used(0, 1)),
-                Part(usage=used(0, 3, **DETAILS)),
-            ],
-            used(39, 4, **DETAILS),
-        ),
-        ([Part(usage=used(39, 1)), Part(usage=used(39, 2)), Part(usage=used(39, 5))], used(39, 5)),
-        ([Part(usage=used(39, 5))], used(39, 5)),
-        (
-            [Part(usage=used(39, 0)), Part(usage=used(0, 1)), Part(usage=used(39, 5), **NATIVE)],
-            used(39, 5),
-        ),
-        (
-            [
-                Part(usage=used(0, 1)),
-                Part(usage=used(39, 5), **NATIVE),
-                Part(usage=ZEROS, **NATIVE),
-            ],
-            used(39, 5),
-        ),
-        ([Part(usage=used(39, 1)), Part(usage=ZEROS, **NATIVE)], used(39, 1)),
-        ([Part(usage=used(39, 1), **NATIVE), Part(usage=used(39, 5), **NATIVE)], used(39, 5)),
-    ],
-    ids=[
-        "none",
-        "increments",
-        "counts so far",
-        "once",
-        "increments, then all of it",
-        "all of it, then zeros",
-        "zeros at the end count nothing",
-        "counts so far in the provider's form",
-    ],
-)
+ALL = part(usage=used(39, 5), native=True)
+NOTHING = part(usage=ZEROS, native=True)
+USAGES: dict[str, tuple[list[Part], dict[str, Any]]] = {
+    "none": ([], ZEROS),
+    "increments": (
+        counts(used(39, 0), used(0, 1), used(0, 3, **DETAILS)),
+        used(39, 4, **DETAILS),
+    ),
+    "counts so far": (counts(used(39, 1), used(39, 2), used(39, 5)), used(39, 5)),
+    "once": (counts(used(39, 5)), used(39, 5)),
+    "increments, then all of it": ([*counts(used(39, 0), used(0, 1)), ALL], used(39, 5)),
+    "all of it, then zeros": ([*counts(used(0, 1)), ALL, NOTHING], used(39, 5)),
+    "zeros at the end count nothing": ([*counts(used(39, 1)), NOTHING], used(39, 1)),
+    "so far in its own form": ([part(usage=used(39, 1), native=True), ALL], used(39, 5)),
+}
+
+
+@pytest.mark.parametrize(("parts", "usage"), USAGES.values(), ids=USAGES)
 def test_usage_once(parts: list[Part], usage: dict[str, Any]) -> None:
-    """However a provider tells it: last, and all of it."""
-    assert told(Part(content="a"), *parts, None).usage == usage
-
-
-def test_usage_may_come_before_the_text() -> None:
-    assert told(Part(usage=used(9, 2), **NATIVE), Part(content="a"), None).usage == used(9, 2)
-
-
-def test_a_whole_answer_from_a_stream_that_was_not_asked_for() -> None:
-    parts = [
-        Mark.PAUSE,
-        Part(content="Hel", reasoning="H"),
-        Part(content="lo", reasoning="m", fields={"service_tier": "x"}),
-        Part(tool_calls=(call(0, id="c", name="f", arguments="{"),)),
-        Part(tool_calls=(call(0, arguments="}"),), logprobs={"content": []}),
-        Part(tool_calls=(call(1, other={"type": "custom", "id": "d", "custom": {"input": "a"}}),)),
-        Part(tool_calls=(call(1, other={"custom": {"input": "b"}}), call(1, other={"id": "d"}))),
-        Part(finish_reason="stop", usage=used(9, 2)),
-        Mark.DONE,
-    ]
-    got = completion(chat(), parts, AnswerUsage(), token_limit=None)
-    assert got["choices"] == [
-        {
-            "index": 0,
-            "message": {
-                "role": "assistant",
-                "content": "Hello",
-                "refusal": None,
-                "reasoning_content": "Hm",
-                "tool_calls": [
-                    {
-                        "id": "c",
-                        "type": "function",
-                        "function": {"name": "f", "arguments": "{}"},
-                    },
-                    {"type": "custom", "id": "d", "custom": {"input": "ab"}},
-                ],
-            },
-            "logprobs": {"content": []},
-            "finish_reason": "tool_calls",
-        }
-    ]
-    assert (got["usage"], got["service_tier"]) == (used(9, 2), "x")
-
-
-def test_a_cut_stream_that_was_not_asked_for_fails() -> None:
-    with pytest.raises(ProviderError):
-        completion(chat(), [Part(content="a")], AnswerUsage(), token_limit=None)
-
-
-@pytest.mark.parametrize(
-    "choice", [{"type": "function", "function": {"name": "f"}}, {"type": "custom"}]
-)
-def test_stop_stays_where_the_caller_named_the_function(choice: Any) -> None:
-    """As OpenAI itself has it."""
-    part = Part(tool_calls=(call(name="f"),), finish_reason="stop")
-    asked = chat(tool_choice=choice).without_input()
-    got = completion(asked, [part, Mark.DONE], AnswerUsage(), token_limit=None)
-    assert got["choices"][0]["finish_reason"] == "stop"
-
-
-@pytest.mark.parametrize("reason", ["tool_calls", "function_call"])
-def test_calls_that_are_announced_and_missing(reason: str) -> None:
-    part = Part(finish_reason=reason)
-    for ask in (answer, lambda part: stream(part, None)):
-        with pytest.raises(ProviderError) as caught:
-            ask(part)
-        assert caught.value.code == "provider_bad_answer"
-
-
-@pytest.mark.parametrize(
-    ("parts", "heard"),
-    [
-        ([Part(finish_reason=FAILED)], []),
-        ([Part(content="a", finish_reason=FAILED)], []),
-        ([Part(content="a"), Part(content="b", finish_reason=FAILED), None], ["", "a", "b"]),
-    ],
-    ids=["alone", "with all the text", "with the last text"],
-)
-def test_a_provider_that_says_it_failed(parts: list[Part | None], heard: list[str]) -> None:
-    """Before anything was sent, the failure keeps its status."""
-    got = []
-    said = [Mark.DONE if part is None else part for part in parts]
-    asked = chat(stream=True)
-    with pytest.raises(ProviderError) as caught:
-        for chunk in as_json(asked, chunks(asked, said, AnswerUsage(), token_limit=None)):
-            got.append(chunk["choices"][0]["delta"]["content"])
-    assert (caught.value.code, got) == ("provider_failed", heard)
-
-
-@pytest.mark.parametrize(
-    "after",
-    [
-        Part(content="b"),
-        Part(reasoning="b"),
-        Part(tool_calls=(call(name="f", arguments="{}"),)),
-        Part(tool_calls=(call(name="f"),)),
-    ],
-    ids=["text", "reasoning", "call", "name of a call"],
-)
-def test_what_follows_a_finish_shows_that_it_was_none(after: Part) -> None:
-    first = Part(content="a", finish_reason="stop")
-    with pytest.raises(ProviderError):
-        stream(first, after)
-    assert told(first, after, None).finish in ("stop", "tool_calls")
+    """However a provider tells it: last, and all of it; also where it came before the text."""
+    assert told(part(content="a"), *parts, DONE).usage == usage
+    assert told(*parts, part(content="a"), DONE).usage == usage
 
 
 def test_a_message_after_its_deltas_is_not_sent_again() -> None:
-    last = Part(content="ab", is_message=True, finish_reason="length", usage=used(1, 2))
-    got = told(Part(content="a"), Part(content="b"), last)
-    assert (got.text, got.finish, got.usage) == ("ab", "length", used(1, 2))
-    assert told(last).text == "ab"
-    assert told(Part(content=""), last).text == "ab"
+    last = part("length", content="ab", is_message=True, annotations=[], calls=[CALL])
+    got = told(part(content="a", calls=[CALL]), part(content="b"), last)
+    assert (got.text, got.finish, len(got.calls)) == ("ab", "length", 1)
+    assert told(part(content=""), last).text == "ab"
+    message = answer(part(content="a"), last)["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "a", "refusal": None, "annotations": []}
 
 
 def test_fields_are_relayed_wherever_they_came() -> None:
     """Before the text, with it, with the finish, with the usage: on the next chunk."""
     got = stream(
-        Part(fields={"a": 1}, has_choices=False),
-        Part(content="x", fields={"b": 2}),
-        Part(finish_reason="stop", fields={"c": 3}),
-        Part(usage=used(1, 1), fields={"d": 4}, has_choices=False),
-        None,
+        part(fields={"a": 1}, native=True),
+        part(content="x", fields={"b": 2}),
+        part("stop", fields={"c": 3}),
+        part(usage=used(1, 1), fields={"d": 4}, native=True),
+        DONE,
     )
-    assert [{k: v for k, v in one.items() if k in "abcd"} for one in got] == [
-        {"a": 1},
-        {"b": 2},
-        {"c": 3, "d": 4},
-        {},
-    ]
-
-
-def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
-    """A stream that was not asked for: older function calls, audio, custom calls, logprobs."""
-    custom = {"id": "c", "type": "custom", "custom": {"name": "f"}}
-    parts = [
-        Part(extra={"function_call": {"name": "f", "arguments": ""}, "audio": {"id": "a"}}),
-        Part(extra={"function_call": {"arguments": '{"a":'}, "audio": {"data": "x"}}),
-        Part(extra={"function_call": {"arguments": "1}"}, "audio": {"data": "y", "expires_at": 1}}),
-        Part(tool_calls=(call(0, id="c", other=custom),), logprobs={"content": [1]}),
-        Part(tool_calls=(call(0, other={"custom": {"input": "a"}}),), logprobs={"content": [2]}),
-        Part(tool_calls=(call(0, other={"custom": {"input": "b"}}),)),
-        Part(tool_calls=(call(1, id="d", name="g", arguments="{"),), logprobs={"refusal": None}),
-        Part(tool_calls=(call(1, arguments="}", extra={"signature": "s"}),)),
-        Mark.DONE,
-    ]
-    (choice,) = completion(chat(), parts, AnswerUsage(), token_limit=None)["choices"]
-    message = choice["message"]
-    assert message["function_call"] == {"name": "f", "arguments": '{"a":1}'}
-    assert message["audio"] == {"id": "a", "data": "xy", "expires_at": 1}
-    first, second = message["tool_calls"]
-    assert first == {**custom, "custom": {"name": "f", "input": "ab"}}
-    assert (second["function"]["arguments"], second["signature"]) == ("{}", "s")
-    assert choice["logprobs"] == {"content": [1, 2], "refusal": None}
+    relayed = [{key: value for key, value in one.items() if key in "abcd"} for one in got]
+    assert relayed == [{}, {"a": 1, "b": 2}, {"c": 3, "d": 4}, {}]
 
 
 def test_other_keys_of_the_choice_are_relayed() -> None:
-    """Azure has the results of its filters there, OpenRouter the provider's own finish_reason."""
+    """Azure has the results of its filters there, OpenRouter the provider's own finish_reason.
+    Logprobs of an empty text wait for the next."""
     first, last = {"content_filter_results": {}, "chat": 1}, {"native_finish_reason": "eos"}
-    parts = [Part(content="a", choice=first), Part(choice=last, finish_reason="stop"), None]
-    _, text, finish, _ = stream(*parts)
-    assert text["choices"][0].items() >= first.items()
+    early = part(content="", choice={"logprobs": {"content": [1]}})
+    given = [early, part(content="a", choice=first), part("stop", choice=last)]
+    role, text, finish, _ = stream(*given, DONE)
+    assert role == ROLE
+    assert text["choices"][0].items() >= {**first, "logprobs": {"content": [1]}}.items()
     assert finish["choices"][0].items() >= (last | {"finish_reason": "stop"}).items()
-    assert answer(Part(content="a", choice=first))["choices"][0].items() >= first.items()
+    got = answer(*given)["choices"][0]
+    assert got.items() >= {**first, **last, "logprobs": {"content": [1]}}.items()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import ProviderError
-from proxy.part import FAILED, Part
+from proxy.part import Part
 from proxy.providers import frames
 
 
@@ -17,86 +17,86 @@ def whole(message: Any, **more: Any) -> Part:
     return frames.part({"choices": [{"message": message, **more}]}, is_event=False, relay=True)
 
 
-IN_PARTS: dict[str, tuple[Any, str | None, str | None]] = {
+def typed(kind: Any, **inner: Any) -> dict[str, Any]:
+    return {"type": kind, **inner}
+
+
+TEXT = typed("text", text="a")
+IN_PARTS: dict[str, tuple[Any, str | None, str | None]] = {  # content, reasoning
     "text": ("a", "a", None),
     "null": (None, None, None),
     "a number": (42, "42", None),
     "an object": ({"a": 1}, '{"a":1}', None),
     "an empty list": ([], None, None),
-    "text parts": (
-        [{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}],
-        "ab",
-        None,
-    ),
+    "text parts": ([TEXT, typed("output_text", text="b")], "ab", None),
     "a part without a type": ([{"text": "a"}], "a", None),
-    "thinking": ([{"type": "thinking", "thinking": "a"}], None, "a"),
-    "thinking in parts": (
-        [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}, {"text": "b"}],
-        "b",
-        "a",
-    ),
-    "reasoning": (
-        [{"type": "reasoning", "text": "a"}, {"type": "reasoning", "reasoning": "b"}],
-        None,
-        "ab",
-    ),
-    "a summary of the reasoning": (
-        [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}]}],
+    "thinking": ([typed("thinking", thinking="a")], None, "a"),
+    "thinking in parts": ([typed("thinking", thinking=[TEXT]), {"text": "b"}], "b", "a"),
+    "reasoning": ([typed("reasoning", text="a"), typed("reasoning", reasoning="b")], None, "ab"),
+    "its summary": (
+        [typed("reasoning", summary=[typed("summary_text", text="a")])],
         None,
         "a",
     ),
-    "a refusal": ([{"type": "refusal", "refusal": "a"}], "a", None),
-    "a text that is null": ([{"type": "text", "text": None}, {"text": "a"}], "a", None),
-    "a number as text": ([{"type": "text", "text": 4}], "4", None),
+    "a refusal": ([typed("refusal", refusal="a")], "a", None),
+    "a text that is null": ([typed("text", text=None), {"text": "a"}], "a", None),
+    "a number as text": ([typed("text", text=4)], "4", None),
     "objects of the model's own": ([{"a": 1}, {"summary": "b"}], '[{"a":1},{"summary":"b"}]', None),
-    "an unknown part": ([{"text": "a"}, {"type": "x", "text": 1}], 'a{"type":"x","text":1}', None),
+    "an unknown part": ([{"text": "a"}, typed("x", text=1)], 'a{"type":"x","text":1}', None),
     "text among parts": ([{"text": "a"}, "b"], "ab", None),
     "a list of anything": ([1, "a"], '[1,"a"]', None),
-    "a type that is a list": (
-        [{"type": ["text"], "text": "a"}],
-        '[{"type":["text"],"text":"a"}]',
-        None,
-    ),
+    "a type that is a list": ([typed(["text"], text="a")], '[{"type":["text"],"text":"a"}]', None),
 }
 
 
 @pytest.mark.parametrize(("value", "content", "reasoning"), IN_PARTS.values(), ids=IN_PARTS)
 def test_content_in_parts(value: Any, content: str | None, reasoning: str | None) -> None:
+    texts = {"content": content, "reasoning_content": reasoning}
+    expected = {name: text for name, text in texts.items() if text is not None}
     for part in (event({"content": value}), whole({"content": value})):
-        assert (part.content, part.reasoning) == (content, reasoning)
+        assert part.delta == expected
 
 
-def test_reasoning_by_its_two_names_and_in_parts() -> None:
-    both = {"reasoning": "a", "reasoning_content": "b"}
-    assert event(both).reasoning == "b"
-    assert event({"reasoning": "a"}).reasoning == "a"
-    assert event({"reasoning": [{"type": "thinking", "thinking": "a"}]}).reasoning == "a"
+@pytest.mark.parametrize(
+    ("delta", "reasoning"),
+    [
+        ({"reasoning": "a", "reasoning_content": "b"}, {"reasoning_content": "b"}),
+        ({"reasoning": "a"}, {"reasoning_content": "a"}),
+        ({"reasoning": [typed("thinking", thinking="a")]}, {"reasoning_content": "a"}),
+        ({"reasoning_content": ""}, {}),
+        ({"reasoning_content": [typed("text", text="")]}, {}),
+        ({"refusal": [typed("refusal", refusal="a")]}, {"refusal": "a"}),
+        ({"refusal": ""}, {}),
+        ({"refusal": [""]}, {"refusal": '[""]'}),
+    ],
+)
+def test_reasoning_and_refusal(delta: Any, reasoning: Any) -> None:
+    """By their names, in parts, and only where there is some."""
+    assert event(delta).delta == reasoning
 
 
-WORDS: list[tuple[Any, str | None]] = [
-    *((word, FAILED) for word in ("error", "ABORT", "Network Error", "upstream-error")),
-    *((word, "length") for word in ("MAX_TOKENS", "length", "max_output_tokens")),
-    *((word, "content_filter") for word in ("SAFETY", "refusal", "guardrail-intervened")),
-    *((word, "tool_calls") for word in ("tool_use", "TOOL_CALLS", "tool call")),
-    *((word, "stop") for word in ("eos", "end_turn", "whatever", "stop_sequence", "STOP")),
-    *((word, None) for word in ("", None, "null", "unknown", " ", 7, True, ["stop"])),
-    ("function_call", "function_call"),
-]
+@pytest.mark.parametrize("value", ["", None, "null", " ", 7, True, ["stop"]])
+def test_finish_reasons_that_are_none(value: Any) -> None:
+    """The words are in corpus/finish_words.json."""
+    assert event({}, finish_reason=value).finish_reason is None
+    assert whole({"content": "a"}, finish_reason=value).finish_reason is None
 
 
-@pytest.mark.parametrize(("word", "reason"), WORDS)
-def test_finish_reasons(word: Any, reason: str | None) -> None:
-    assert event({}, finish_reason=word).finish_reason == reason
-    assert whole({"content": "a"}, finish_reason=word).finish_reason == reason
+@pytest.mark.parametrize("word", ["error", "ABORT", "Network Error", "upstream-error"])
+def test_a_finish_reason_by_which_the_provider_failed(word: str) -> None:
+    for ask in (event, whole):
+        with pytest.raises(ProviderError) as caught:
+            ask({"content": "a"}, finish_reason=word)
+        assert caught.value.code == "provider_failed"
 
 
 def test_in_an_event_the_delta_counts() -> None:
     choice = {"delta": {"content": "b"}, "message": {"content": "ab"}}
     frame = {"choices": [choice], "response": "b"}
-    assert frames.part(frame, is_event=True, relay=False).content == "b"
-    assert frames.part(frame, is_event=False, relay=False).content == "ab"
+    assert frames.part(frame, is_event=True, relay=False).delta == {"content": "b"}
+    assert frames.part(frame, is_event=False, relay=False).delta == {"content": "ab"}
     part = frames.part({"choices": [{**choice, "delta": {}}]}, is_event=True, relay=False)
-    assert (part.content, part.is_message) == ("ab", True)
+    assert (part.delta, part.is_message) == ({"content": "ab"}, True)
 
 
 def test_calls_in_a_second_choice_are_joined() -> None:
@@ -104,26 +104,27 @@ def test_calls_in_a_second_choice_are_joined() -> None:
     second = {"message": {"tool_calls": [function]}}
     frame = {"choices": [{"message": {"content": "a"}}, second, "x", {"delta": {}}]}
     part = frames.part(frame, is_event=False, relay=False)
-    assert (part.content, [call.name for call in part.tool_calls]) == ("a", ["f"])
+    assert (part.delta, [call.name for call in part.calls]) == ({"content": "a"}, ["f"])
 
 
 @pytest.mark.parametrize("relay", [True, False])
 def test_other_keys_are_relayed_by_openai_only(relay: bool) -> None:
+    delta = {"content": "a", "annotations": [], "x": None}
     usage = {"prompt_tokens": 1, "cost": 2, "prompt_tokens_details": {}}
-    frame = {
-        "id": "x",
-        "citations": ["a"],
-        "error": None,
-        "choices": [{"delta": {"content": "a", "annotations": [], "x": None}, "usage": usage}],
-    }
-    frame["choices"][0] |= {"content_filter_results": {"hate": {}}, "stop_reason": None}
+    choice = {"delta": delta, "usage": usage, "content_filter_results": {}, "stop_reason": None}
+    frame = {"id": "x", "citations": ["a"], "error": None, "choices": [choice]}
     part = frames.part(frame, is_event=True, relay=relay)
-    assert part.choice == ({"content_filter_results": {"hate": {}}} if relay else {})
-    assert part.extra == ({"annotations": []} if relay else {})
+    assert part.choice == ({"content_filter_results": {}} if relay else {})
+    assert part.delta == {"content": "a"} | ({"annotations": []} if relay else {})
     assert part.fields == ({"citations": ["a"]} if relay else {})
-    assert part.usage is not None
-    assert ("cost" in part.usage) is relay
-    assert part.usage["prompt_tokens_details"] == {}
+    assert part.usage == (usage if relay else {"prompt_tokens": 1, "prompt_tokens_details": {}})
+
+
+@pytest.mark.parametrize("relay", [True, False])
+def test_logprobs_are_relayed_by_all(relay: bool) -> None:
+    for logprobs, choice in (({"content": []}, {"logprobs": {"content": []}}), ([1], {})):
+        frame = {"choices": [{"delta": {"content": "a"}, "logprobs": logprobs}]}
+        assert frames.part(frame, is_event=True, relay=relay).choice == choice
 
 
 def test_fields_of_a_usage_chunk_without_choices() -> None:
@@ -131,8 +132,9 @@ def test_fields_of_a_usage_chunk_without_choices() -> None:
     usage = {"prompt_tokens": 1}
     part = frames.part({"usage": usage, "timings": 1}, is_event=True, relay=True)
     assert (part.usage, part.fields) == (usage, {"timings": 1})
-    native = {"response": "a", "p": "x", "usage": usage}
-    assert frames.part(native, is_event=True, relay=True).fields == {}
+    for own in ({"response": "a"}, {"tool_calls": []}):
+        native = {**own, "p": "x", "usage": usage}
+        assert frames.part(native, is_event=True, relay=True).fields == {}
 
 
 @pytest.mark.parametrize("result", [None, "a", [1]])
@@ -144,5 +146,4 @@ def test_a_result_must_be_an_object(result: Any) -> None:
 @pytest.mark.parametrize("choices", [None, [], "x", [None], [["x"]], {"0": {}}])
 def test_choices_that_are_none(choices: Any) -> None:
     part = frames.part({"choices": choices}, is_event=True, relay=True)
-    assert not part.has_output
-    assert not part.has_choices
+    assert (part.delta, part.calls, part.has_choices) == ({}, [], False)

@@ -139,19 +139,19 @@ def test_calls(deltas: list[Any], calls: list[tuple[str, str]]) -> None:
 def test_a_call_is_named_once_and_its_name_waits_for_the_arguments() -> None:
     calls = ToolCalls("chatcmpl-1")
     assert not calls
-    assert calls.deltas(pieces(piece(0, "c", "f"))) == []
+    assert calls.deltas(pieces(piece(0, "c", "f"), relay=False)) == []
     assert calls
     first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    assert calls.deltas(pieces(piece(0, "c", "f", "{"))) == [first]
+    assert calls.deltas(pieces(piece(0, "c", "f", "{"), relay=False)) == [first]
     second = {"index": 0, "function": {"arguments": "}"}}
-    assert calls.deltas(pieces(piece(0, "c", "f", "}"))) == [second]
+    assert calls.deltas(pieces(piece(0, "c", "f", "}"), relay=False)) == [second]
     assert calls.end() == []
 
 
 def test_a_call_that_waits_is_sent_before_the_next() -> None:
     calls = ToolCalls("chatcmpl-1")
-    calls.deltas(pieces(piece(0, None, "f")))
-    (sent,) = calls.deltas(pieces(piece(1, None, "g")))
+    calls.deltas(pieces(piece(0, None, "f"), relay=False))
+    (sent,) = calls.deltas(pieces(piece(1, None, "g"), relay=False))
     assert (sent["function"]["name"], sent["id"]) == ("f", "call_1_0")
     assert [one["index"] for one in calls.end()] == [1, 0, 1]
 
@@ -196,7 +196,7 @@ def test_calls_of_other_types_are_relayed(deltas: list[Any], inputs: list[str | 
 def test_in_a_message_each_is_a_call() -> None:
     """Even if all have the same index and id."""
     raw = [*piece(0, "c", *F), *piece(0, "c", *F)]
-    assert len(ToolCalls("x").deltas(pieces(raw, is_message=True))) == 2
+    assert len(ToolCalls("x").deltas(pieces(raw, relay=False), is_message=True)) == 2
 
 
 def test_the_number_of_calls_is_bounded() -> None:
@@ -207,7 +207,7 @@ def test_the_number_of_calls_is_bounded() -> None:
         calls_of(*[piece(n, f"c{n}", *F) for n in range(MAX_CALLS + 1)])
     assert caught.value.code == "provider_bad_answer"
     with pytest.raises(ProviderError):
-        pieces([{}] * (MAX_CALLS + 1))
+        pieces([{}] * (MAX_CALLS + 1), relay=False)
 
 
 def test_many_pieces_take_time_by_their_number() -> None:
@@ -215,6 +215,6 @@ def test_many_pieces_take_time_by_their_number() -> None:
     calls = ToolCalls("chatcmpl-1")
     began = time.process_time()
     for _ in range(20_000):
-        (delta,) = calls.deltas(pieces(piece(0, None, "f", "a" * 400 + "}")))
+        (delta,) = calls.deltas(pieces(piece(0, None, "f", "a" * 400 + "}"), relay=False))
         assert delta["index"] == 0
     assert time.process_time() - began < 20
