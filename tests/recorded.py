@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from proxy.chat_request import ChatRequest
 from proxy.errors import ProxyError
 from proxy.part import Mark
 from proxy.providers import Provider, UpstreamRequest, answers, refusals
-from proxy.providers.envelopes import Refusal
 
 CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
@@ -30,9 +29,9 @@ class Sample:
     caller_gets: dict[str, Any]  # of an answer or a refusal; empty for others
 
     @property
-    def refusal(self) -> Refusal:
+    def refusal(self) -> tuple[int, dict[str, str], bytes]:
         # As requests has them: the case of a header's name means nothing.
-        return Refusal(self.status, {k.title(): v for k, v in self.headers.items()}, self.body)
+        return self.status, {k.title(): v for k, v in self.headers.items()}, self.body
 
 
 def _samples() -> dict[str, Sample]:
@@ -62,10 +61,10 @@ def chat(**fields: Any) -> ChatRequest:
     )
 
 
-def refused(provider: Provider, refusal: Refusal) -> ProxyError:
+def refused(provider: Provider, status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
     """What the caller of this provider is told about a refusal."""
     settings = provider.address_settings
-    return refusals.error(refusal, now=CREATED, address_settings=settings)
+    return refusals.error(status, headers, body, now=CREATED, address_settings=settings)
 
 
 def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:

@@ -2,12 +2,11 @@
 
 Each row of corpus/*.json goes through the application, with the provider answered by `responses`.
 A `source` names where the text was seen; "made up" marks a row that only guards against a false
-alarm. A row whose code is a list leaves the choice between them to the proxy.
+alarm, or shows a form. A row whose code is a list leaves the choice between them to the proxy.
 """
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,20 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
+from proxy.errors import ProxyError
 
 URL = "https://provider.example"
-CORPUS = Path(__file__).parent / "corpus"
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-SSE = "text/event-stream"
-CALLERS = {"context_length_exceeded", "provider_rejected_input"}
 
 
-def rows(name: str, label: str) -> list[Any]:
-    return [
-        pytest.param(row, id=f"{row[label]}") for row in json.loads((CORPUS / name).read_text())
-    ]
+def rows(name: str, label: str = "id") -> list[Any]:
+    found = json.loads((Path(__file__).parent / "corpus" / name).read_text())
+    return [pytest.param(row, id=f"{row[label]}") for row in found]
 
 
-REFUSALS = rows("refusals.json", "id")
-FINISH_WORDS = rows("finish_words.json", "word")
+FRAMES = rows("errors_in_200.json")
+ERRORS = [row for row in FRAMES if row.values[0]["code"]]
+NO_ERRORS = [row for row in FRAMES if not row.values[0]["code"]]
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +38,13 @@ def client() -> FlaskClient:
     return create_app(serving.settings(URL, "openai")).test_client()
 
 
-@pytest.fixture
-def provider() -> Iterator[responses.RequestsMock]:
-    with responses.RequestsMock() as mock:
-        yield mock
-
-
-def ask(client: FlaskClient, **fields: Any) -> TestResponse:
-    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+def ask(client: FlaskClient, stream: bool, body: str, **answer: Any) -> TestResponse:
+    """What the caller gets where the provider answers so."""
+    asked = {"messages": [{"role": "user", "content": "Hi"}], "stream": stream}
     headers = {"Authorization": f"Bearer {serving.KEY}"}
-    return client.post("/", json=body, headers=headers, buffered=True)
-
-
-def answer(provider: responses.RequestsMock, body: str, content_type: str, **more: Any) -> None:
-    url = f"{URL}/v1/chat/completions"
-    provider.post(url, body=body, content_type=content_type, **more)
+    with responses.RequestsMock() as provider:
+        provider.post(f"{URL}/v1/chat/completions", body=body, **answer)
+        return client.post("/", json=asked, headers=headers, buffered=True)
 
 
 def events(response: TestResponse) -> list[Any]:
@@ -65,8 +54,7 @@ def events(response: TestResponse) -> list[Any]:
 
 
 def chunk(**choice: Any) -> str:
-    fields = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return sse({**fields, "choices": [{"index": 0, "delta": {}, **choice}]})
+    return sse({"choices": [{"index": 0, "delta": {}, **choice}]})
 
 
 def sse(frame: Any, event: str | None = None) -> str:
@@ -74,112 +62,64 @@ def sse(frame: Any, event: str | None = None) -> str:
     return f"{name}data: {json.dumps(frame)}\n\n"
 
 
-def allowed(row: dict[str, Any]) -> list[str]:
-    return row["code"] if isinstance(row["code"], list) else [row["code"]]
+def check(response: TestResponse, row: dict[str, Any]) -> dict[str, Any]:
+    """Whether it is the error of the row, with its status."""
+    error: dict[str, Any] = response.get_json()["error"]
+    assert error["code"] in (row["code"] if isinstance(row["code"], list) else [row["code"]])
+    assert response.status_code == ProxyError(error["code"]).status
+    return error
 
 
-@pytest.mark.parametrize("row", REFUSALS)
-def test_a_refusal(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("row", rows("refusals.json"))
+def test_a_refusal(client: FlaskClient, row: dict[str, Any]) -> None:
     """Its code, whether a retry helps, the place; a number is the provider's own or not there."""
     text = row["body"] if isinstance(row["body"], str) else json.dumps(row["body"])
-    content_type = "text/html" if text.startswith("<") else "application/json"
-    answer(provider, text, content_type, status=row["status"], headers=row.get("headers"))
-    response = ask(client)
-    error = response.get_json()["error"]
-    assert error["code"] in allowed(row), error["message"]
-    assert response.status_code == (400 if error["code"] in CALLERS else 502)
-    if "retry" in row:
-        assert response.headers["X-Should-Retry"] == row["retry"]
-    if "param" in row:
-        assert error["param"] == row["param"]
+    response = ask(client, False, text, status=row["status"], headers=row.get("headers"))
+    error = check(response, row)
+    retry = response.headers.get("X-Should-Retry")
+    assert row.get("retry", retry) == retry
+    assert row.get("param", error["param"]) == error["param"]
     prose = error["message"].removesuffix(response.headers["X-Request-Id"])
+    assert row.get("says", "") in prose
+    if error["code"] == "provider_rejected_input":
+        assert (f"'{error['param']}'" in prose) is (error["param"] is not None)
     if error["code"] == "context_length_exceeded":
         numbers = set(re.findall("[0-9]+", prose))
         assert numbers <= {str(row[name]) for name in ("limit", "needed") if name in row}
 
 
-@pytest.mark.parametrize("row", REFUSALS[::20])
-def test_a_refused_stream(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
-) -> None:
-    """The status decides, so the request makes no difference."""
-    text = row["body"] if isinstance(row["body"], str) else json.dumps(row["body"])
-    answer(provider, text, "application/json", status=row["status"], headers=row.get("headers"))
-    response = ask(client, stream=True)
-    assert response.get_json()["error"]["code"] in allowed(row)
-    assert response.status_code in (400, 502)
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("row", FINISH_WORDS)
-def test_a_word_for_an_end(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any], stream: bool
-) -> None:
-    expected = row["expected"]
+@pytest.mark.parametrize("row", rows("finish_words.json", "word"))
+def test_a_word_for_an_end(client: FlaskClient, row: dict[str, Any], stream: bool) -> None:
     message = {
         "tool_calls": {"tool_calls": [{"index": 0, **CALL}]},
         "function_call": {"function_call": {"name": "f", "arguments": "{}"}},
-    }.get(expected, {"content": "Half"})
-    if stream:
-        body = chunk(delta={"role": "assistant", **message}) + chunk(finish_reason=row["word"])
-        answer(provider, body + "data: [DONE]\n\n", SSE)
+    }.get(row["expected"], {"content": "Half"})
+    choice = {"index": 0, "message": message, "finish_reason": row["word"]}
+    body = chunk(delta=message) + chunk(finish_reason=row["word"]) + "data: [DONE]\n\n"
+    response = ask(client, stream, body if stream else json.dumps({"choices": [choice]}))
+    heard = events(response) if stream else [response.get_json()]
+    if row["expected"] == "error":
+        assert heard[-1]["error"]["code"] == "provider_failed"
+        assert response.status_code == (200 if stream else 502)
     else:
-        choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}}
-        choices = [{**choice, "finish_reason": row["word"]}]
-        answer(provider, json.dumps({"choices": choices}), "application/json")
-    response = ask(client, stream=stream)
-    if expected != "error":
-        last = events(response)[:-1] if stream else [response.get_json()]
-        assert [choice["finish_reason"] for event in last for choice in event["choices"]][-1] == (
-            expected
-        )
-    elif stream:
-        assert events(response)[-1]["error"]["code"] == "provider_failed"
-    else:
-        assert response.status_code == 502
-        assert response.get_json()["error"]["code"] == "provider_failed"
+        last = [event for event in heard if event != "[DONE]"][-1]
+        assert last["choices"][0]["finish_reason"] == row["expected"]
 
 
-def frames(*, errors: bool) -> list[Any]:
-    found = json.loads((CORPUS / "errors_in_200.json").read_text())
-    return [pytest.param(row, id=row["id"]) for row in found if bool(row["code"]) is errors]
+@pytest.mark.parametrize("row", ERRORS)
+def test_an_error_in_a_200(client: FlaskClient, row: dict[str, Any]) -> None:
+    """As first event it keeps its status. After text an error event ends the stream, and no [DONE],
+    although the provider sends one."""
+    body = f"{sse(row['frame'], row.get('event'))}data: [DONE]\n\n"
+    first = check(ask(client, True, body), row)
+    *_, last = events(ask(client, True, chunk(delta={"content": "Half"}) + body))
+    assert last["error"]["code"] == first["code"]
 
 
-@pytest.mark.parametrize("row", frames(errors=True))
-def test_an_error_as_first_event(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
-) -> None:
-    """It keeps its status, as nothing has been sent yet."""
-    answer(provider, f"{sse(row['frame'], row.get('event'))}data: [DONE]\n\n", SSE)
-    response = ask(client, stream=True)
-    error = response.get_json()["error"]
-    assert error["code"] in allowed(row)
-    assert response.status_code == (400 if error["code"] in CALLERS else 502)
-
-
-@pytest.mark.parametrize("row", frames(errors=True))
-def test_an_error_after_text(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
-) -> None:
-    """An error event ends the stream, and no [DONE], although the provider sends one."""
-    frame = sse(row["frame"], row.get("event"))
-    answer(provider, f"{chunk(delta={'content': 'Half'})}{frame}data: [DONE]\n\n", SSE)
-    last = events(ask(client, stream=True))[-1]
-    assert last != "[DONE]"
-    assert last["error"]["code"] in allowed(row)
-
-
-@pytest.mark.parametrize("row", frames(errors=False))
-def test_a_frame_that_is_no_error(
-    client: FlaskClient, provider: responses.RequestsMock, row: dict[str, Any]
-) -> None:
-    answer(provider, f"{sse(row['frame'])}data: [DONE]\n\n", SSE)
-    *chunks, done = events(ask(client, stream=True))
+@pytest.mark.parametrize("row", NO_ERRORS)
+def test_a_frame_that_is_no_error(client: FlaskClient, row: dict[str, Any]) -> None:
+    *chunks, done = events(ask(client, True, f"{sse(row['frame'])}data: [DONE]\n\n"))
     assert done == "[DONE]"
-    text = row["frame"]["choices"][0]["delta"]["content"]
-    assert (
-        "".join(choice["delta"].get("content", "") for c in chunks for choice in c["choices"])
-        == text
-    )
+    text = "".join(choice["delta"].get("content", "") for c in chunks for choice in c["choices"])
+    assert text == row["frame"]["choices"][0]["delta"]["content"]

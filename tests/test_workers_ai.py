@@ -24,7 +24,6 @@ from recorded import (
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProviderError, ProxyError
-from proxy.providers.envelopes import Refusal
 from proxy.providers.workers_ai import WorkersAI
 
 quick = settings(max_examples=50, derandomize=True, deadline=None, database=None)
@@ -443,13 +442,13 @@ def test_refusals(sample: Sample) -> None:
     """Whose fault it is, where, and whether a retry helps."""
     names = ("status", "code", "param", "retry", "retry_after")
     tells = tuple(sample.caller_gets.get(name) for name in names)
-    assert told_of(refused(PROVIDER, sample.refusal)) == tells
+    assert told_of(refused(PROVIDER, *sample.refusal)) == tells
 
 
 @each_refusal
 def test_refusals_relay_no_prose(sample: Sample) -> None:
     """No model, address, account or request id of the provider's, and none of its words."""
-    message = refused(PROVIDER, sample.refusal).message
+    message = refused(PROVIDER, *sample.refusal).message
     for text in ("AiError", "@cf", "http", "/client", "1b4f0c2e", "Cloudflare", "neurons", "<"):
         assert text not in message
 
@@ -489,13 +488,13 @@ def test_the_code_decides_first(status: int, code: int, tells: tuple[Any, ...]) 
     ]
     for one in envelopes:
         for status_too in (status, 400, 403, 500):
-            refusal = Refusal(status_too, {}, strict_json.dumps(one))
-            assert told_of(refused(PROVIDER, refusal)) == tells
+            body = strict_json.dumps(one)
+            assert told_of(refused(PROVIDER, status_too, {}, body)) == tells
 
 
 def test_the_daily_allocation_is_known_by_its_words() -> None:
     body = b'{"errors":[{"code":99,"message":"you have used up your daily free allocation"}]}'
-    error = refused(PROVIDER, Refusal(429, {}, body))
+    error = refused(PROVIDER, 429, {}, body)
     assert told_of(error) == provider("quota_exhausted", "false", MIDNIGHT)
 
 
@@ -516,8 +515,8 @@ def test_the_daily_allocation_is_known_by_its_words() -> None:
 )
 def test_a_sane_retry_after_is_passed_on(sent: str, tells: tuple[str, str]) -> None:
     """3021: the provider's, else 15 seconds; over a minute a retry does not help."""
-    refusal = Refusal(429, {"Retry-After": sent}, b'{"errors":[{"code":3021}]}')
-    assert told_of(refused(PROVIDER, refusal))[3:] == tells
+    error = refused(PROVIDER, 429, {"Retry-After": sent}, b'{"errors":[{"code":3021}]}')
+    assert told_of(error)[3:] == tells
 
 
 @pytest.mark.parametrize(
@@ -525,8 +524,8 @@ def test_a_sane_retry_after_is_passed_on(sent: str, tells: tuple[str, str]) -> N
     [(10000, "LLAMA_PROVIDER_API_KEY"), (5028, "LLAMA_PROVIDER_MODELS"), (7003, "ACCOUNT_ID")],
 )
 def test_the_log_says_what_was_seen_and_what_to_fix(code: int, variable: str) -> None:
-    refusal = Refusal(400, {}, b'{"errors":[{"code":%d,"message":"secret"}]}' % code)
-    notes = refused(PROVIDER, refusal).notes
+    body = b'{"errors":[{"code":%d,"message":"secret"}]}' % code
+    notes = refused(PROVIDER, 400, {}, body).notes
     assert notes["seen"] == f"HTTP 400, code {code}"
     assert variable in notes["fix"]
     assert "secret" not in str(notes)
@@ -699,7 +698,7 @@ def test_any_stream_is_read_or_refused(frames: list[dict[str, Any]], done: bool)
 @quick
 @given(st.integers(201, 599), values.map(strict_json.dumps) | st.binary())
 def test_any_refusal_has_a_meaning(status: int, body: bytes) -> None:
-    error = refused(PROVIDER, Refusal(status, {}, body))
+    error = refused(PROVIDER, status, {}, body)
     assert error.status in {400, 502}
 
 

@@ -1,106 +1,63 @@
 """Reads the JSON of an error response, whatever its form: Cloudflare alone has five."""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice, takewhile
+from typing import Any, NamedTuple
 
 from proxy import strict_json
+from proxy.chat_request import PARAMETERS
 from proxy.providers.frames import as_word, first_object
 from proxy.strict_json import JSON
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """An error response from the provider, or an error in a response of status 200."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)  # names in any case
-    body: bytes = b""
-    frame: JSON | None = None  # where the status is 200
-
-
 def is_error(frame: JSON) -> bool:
     """Whether a frame reports an error, in any of the known forms."""
-    if _ERROR_KEYS.isdisjoint(frame) and frame.get("object") != "error":  # most frames
-        error = first_object(frame.get("choices")).get("error")
-        return error is not None and _is_true(error)
-    values = [frame.get(key) for key in ("error", "errors", "error_code", "internalCode")]
-    status = frame.get("base_resp")  # MiniMax
-    values.append(status.get("status_code") if isinstance(status, dict) else None)
+    errors = [frame.get(key) for key in ("error", "errors", "error_code", "internalCode")]
+    errors.append(first_object(frame.get("choices")).get("error"))
+    errors.append(first_object([frame.get("base_resp")]).get("status_code"))  # MiniMax
     is_named = frame.get("success") is False or frame.get("object") == "error"
-    return is_named or any(map(_is_true, values))
-
-
-_ERROR_KEYS = frozenset({"error", "errors", "error_code", "internalCode", "success", "base_resp"})
+    return is_named or any(map(_is_true, errors))
 
 
 def _is_true(value: Any) -> bool:
     return any(value.values()) if isinstance(value, dict) else bool(value) and value != "0"
 
 
-@dataclass(frozen=True)
-class Envelope:
-    """The status, codes, types and sentences of an error response."""
+class Envelope(NamedTuple):
+    """What an error response says, or an error in a response of status 200."""
 
     status: int  # of the response; for an error in a 200 the one that it names, or 0
     objects: list[JSON]  # inner ones first
     words: list[str]  # codes and types; numbers first
+    places: list[str]  # in the request, such as `messages[0].content`
     prose: str  # a bounded piece of its sentences
 
     @classmethod
-    def of(cls, refusal: Refusal) -> "Envelope":
-        envelope = _json(refusal.body) if refusal.frame is None else refusal.frame
-        objects = list(islice(_objects(envelope), _MOST_OBJECTS))
-        words = [as_word(str(o[key])[:64]) for key in _WORDS for o in objects if o.get(key)]
-        if page := re.fullmatch(rb"error code: ([0-9]{3,5})\s*", refusal.body[:40]):
+    def of(cls, status: int, body: bytes) -> "Envelope":
+        is_refusal = not 200 <= status < 300
+        value = _json(body, None if is_refusal else body.decode(errors="replace"))
+        objects = list(islice(_objects(value), _MOST_OBJECTS))
+        if not is_refusal:
+            texts = (str(one.get(key)) for one in objects for key in _STATUSES)
+            status = next((int(text) for text in texts if re.fullmatch("[45][0-9]{2}", text)), 0)
+        words = [as_word(str(one[key])[:64]) for key in _WORDS for one in objects if one.get(key)]
+        if page := re.fullmatch(rb"error code: ([0-9]{3,5})\s*", body[:40]):
             words.append(page[1].decode())  # Cloudflare's page in plain text
-        words.sort(key=lambda word: not is_number(word))
-        prose = _without_quotes("\n".join(_prose(objects))[:_MOST_PROSE])
-        return cls(_status(refusal.status, objects), objects, words, prose)
+        words.sort(key=str.isdecimal, reverse=True)
+        texts = (one[key] for one in objects for key in _PROSE if isinstance(one.get(key), str))
+        prose = _without_quotes("\n".join(dict.fromkeys(texts))[:_MOST_PROSE])
+        return cls(status, objects, words, _places(objects, prose), prose)
 
 
-def is_number(word: str) -> bool:
-    """Whether it may be one of Cloudflare's error numbers."""
-    return re.fullmatch("[0-9]{3,6}", word) is not None
-
-
-_MOST_OBJECTS = 40
+_MOST_OBJECTS = 80
 _MOST_PROSE = 4000  # characters that patterns are searched in
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return strict_json.loads_upstream(body)
-    except strict_json.InvalidJSON:
-        return None
-
-
-def _objects(value: Any, depth: int = 0) -> Iterator[JSON]:
-    """The objects of an envelope, inner ones first: Cloudflare's five, OpenAI's, a list (Google),
-    flat (vLLM), a text (Ollama), FastAPI's `detail`, JSON inside of a message (a gateway)."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        value = _json(value.encode(errors="replace")) or value
-    if isinstance(value, str):
-        yield {"message": value}
-    elif isinstance(value, list):
-        for item in value[:10] if depth < _DEEPEST else ():
-            yield from _objects(item, depth + 1)
-    elif isinstance(value, dict):
-        for key in _NESTED if depth < _DEEPEST else ():
-            inner = value.get(key)
-            is_prose = isinstance(inner, str) and key in _PROSE and inner.lstrip()[:1] not in "{["
-            if inner and not is_prose:
-                yield from _objects(inner, depth + 1)
-        yield value
-
-
 _DEEPEST = 4
 _NESTED = (
     *("error", "errors", "detail", "details", "metadata", "raw", "message", "body", "cause"),
     *("base_resp", "choices", "innererror"),
 )
+_STATUSES = ("http_status_code", "httpCode", "status_code", "status", "code")
 _WORDS = (
     *("code", "error_code", "errorCode", "internalCode", "err_code", "status_code", "type"),
     *("error_type", "status", "reason", "name"),
@@ -108,11 +65,54 @@ _WORDS = (
 _PROSE = ("message", "msg", "description", "error_msg", "error_message", "status_msg", "title")
 
 
-def _prose(objects: list[JSON]) -> Iterator[str]:
+def _json(text: bytes, otherwise: Any) -> Any:
+    try:
+        return strict_json.loads_upstream(text)
+    except strict_json.InvalidJSON:
+        return otherwise
+
+
+def _objects(value: Any, depth: int = 0) -> Iterator[JSON]:
+    """The objects of an envelope, inner ones first: Cloudflare's five, OpenAI's, a list (Google),
+    flat (vLLM), a text (Ollama), FastAPI's `detail`, JSON inside of a message (a gateway)."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = _json(value.encode(errors="replace"), value)
+    if isinstance(value, str):
+        yield {"message": value}
+    elif isinstance(value, list) and depth < _DEEPEST:
+        for item in value[:10]:
+            yield from _objects(item, depth + 1)
+    elif isinstance(value, dict):
+        for key in _NESTED if depth < _DEEPEST else ():
+            yield from _objects(value.get(key), depth + 1)
+        yield value
+
+
+def _places(objects: list[JSON], prose: str) -> list[str]:
+    """The places in the request: OpenAI's `param`, FastAPI's `loc`, or a JSON pointer in prose."""
+    pointers = [
+        re.sub(r"[\[.]", "/", str(one.get("param"))[:200].replace("]", "")) for one in objects
+    ]
     for one in objects:
-        for key in _PROSE:
-            if isinstance(text := one.get(key), str):
-                yield text[:_MOST_PROSE]
+        if isinstance(loc := one.get("loc"), list):
+            pointers.append("/".join(str(step)[:40] for step in loc[:6] if step != "body"))
+    pointers += _POINTER.findall(prose)[:20]
+    return [place for place in map(_place, pointers) if place]
+
+
+_POINTER = re.compile(r"'/([a-z_]{1,40}(?:/[a-z_0-9]{1,40}){0,8})")
+
+
+def _place(pointer: str) -> str:
+    """`messages/0/content` as `messages[0].content`; empty if it is no place in a request."""
+    first, *steps = pointer.split("/")
+    if first not in PARAMETERS:
+        return ""
+    # In these two fields have fixed names; elsewhere a name may be the caller's text.
+    if first not in ("messages", "tools") or not re.fullmatch("[0-9]{1,6}", "".join(steps[:1])):
+        return first
+    names = takewhile(re.compile("[a-z_]{1,40}").fullmatch, steps[1:3])
+    return ".".join([f"{first}[{steps[0]}]", *names])
 
 
 def _without_quotes(prose: str) -> str:
@@ -125,13 +125,3 @@ def _without_quotes(prose: str) -> str:
 
 
 _QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^']*'(?!\w)|`[^`]*`")
-
-
-def _status(status: int, objects: list[JSON]) -> int:
-    if not 200 <= status < 300:
-        return status
-    for one in objects:
-        for key in ("http_status_code", "httpCode", "status_code", "status", "code"):
-            if re.fullmatch("[45][0-9]{2}", text := str(one.get(key))):
-                return int(text)
-    return 0

@@ -5,119 +5,110 @@ meanings.toml. Of the prose only facts reach the caller: numbers, and a place in
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from proxy.errors import PROVIDER_CODES, CallerError, ProviderError, ProxyError
 from proxy.providers import facts
-from proxy.providers.envelopes import Envelope, Refusal, is_number
+from proxy.providers.envelopes import Envelope
 from proxy.providers.frames import MEANINGS, as_word
-from proxy.strict_json import JSON
 
 
-def error(refusal: Refusal, *, now: int, address_settings: str) -> ProxyError:
-    """The refusal as one of our errors. `now`: seconds since 1970, UTC; `address_settings`: what
-    the operator should check if the provider knows no such address."""
-    envelope = Envelope.of(refusal)
-    kind, word = _kind(envelope)
-    kind = _code_of_this_proxy(envelope.objects) or kind
+def error(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: int, address_settings: str
+) -> ProxyError:
+    """An error response, or an error in a response of status 200, as one of our errors.
+
+    `now`: seconds since 1970, UTC; `address_settings`: what the operator should check if the
+    provider knows no such address.
+    """
+    envelope = Envelope.of(status, body)
+    words = envelope.words + ([as_word(envelope.prose)] if envelope.status != 401 else [])
+    word = next(filter(_BY_WORD.get, words), "")
+    kind = _kind(envelope, word)
     if kind == "context_length_exceeded":
         return facts.context_exceeded(envelope.prose)
-    if kind == "provider_rejected_input":
-        return facts.rejected_input(envelope.objects, envelope.prose)
-    if kind in _KEPT:
-        message = "The provider, another proxy like this one, rejected the request."
-        return CallerError(kind, message, param=facts.place(envelope.objects, ""))
-    options: dict[str, Any] = {"seen": f"HTTP {refusal.status}{word}"}
-    wait = facts.retry_after(refusal.headers, now)
+    if kind in _CALLERS:
+        place = next(iter(envelope.places), None)
+        where = f"'{place}'" if place else "the messages and parameters"
+        message = f"The provider rejected the request as invalid; check {where} against the model."
+        return CallerError(kind, message, param=place)
+    options: dict[str, Any] = {"retry_after": facts.retry_after(headers, now)}
     if kind == "daily_allowance":
-        kind, wait = "provider_quota_exhausted", 86400 - now % 86400  # renewed at 00:00 UTC
+        kind = "provider_quota_exhausted"
+        options["retry_after"] = 86400 - now % 86400  # renewed at 00:00 UTC
     elif kind == "answer_blocked" or _BLOCKED in envelope.prose:
         kind, options["message"] = "provider_bad_answer", _BLOCKED
     elif kind == "provider_not_found":
         options["fix"] = address_settings
     elif kind == "provider_failed" and envelope.objects:
         options["retry"] = True  # complete; after a CDN's page the model may still be at work
-    if refusal.headers.get("X-Should-Retry", "").lower() == "false":
+    if headers.get("X-Should-Retry", "").lower() == "false":
         options["retry"] = False
-    return ProviderError(kind, retry_after=wait, **options)
+    number = next(filter(str.isdecimal, envelope.words), "")
+    code = f", code {word or number}" if word or number else ""
+    return ProviderError(kind, seen=f"HTTP {status}{code}", **options)
 
 
 _BLOCKED = "The provider blocked the model's answer by its own rules."
-
-
-_MEANING: dict[str, str] = {
-    str(word): kind
-    for table in ("numbers", "words")
-    for kind, words in MEANINGS[table].items()
-    for word in words
+_BY_WORD: dict[str, str] = {
+    str(word): kind for kind, words in MEANINGS["words"].items() for word in words
 }
 _BY_STATUS: dict[int, str] = {
     s: kind for kind, statuses in MEANINGS["statuses"].items() for s in statuses
 }
-_BY_PROSE: list[tuple[str, frozenset[int], re.Pattern[str]]] = [
-    (rule["kind"], frozenset(rule["statuses"]), re.compile("|".join(rule["patterns"]), re.I))
+_BY_PROSE: list[tuple[str, list[int], re.Pattern[str]]] = [
+    (rule["kind"], rule["statuses"], re.compile("|".join(rule["patterns"]), re.I))
     for rule in MEANINGS["prose"]
 ]
-_QUOTA = next(p for kind, _, p in _BY_PROSE if kind == "provider_quota_exhausted")
+_QUOTA = next(pattern for kind, _, pattern in _BY_PROSE if kind == "provider_quota_exhausted")
+# The codes of this proxy that mean the same in one behind it.
+_CALLERS = {
+    *("invalid_json", "invalid_messages", "invalid_parameter", "request_too_large"),
+    "provider_rejected_input",
+}
+_KEPT = {*PROVIDER_CODES, *_CALLERS, "context_length_exceeded"}
 
 
-def _kind(envelope: Envelope) -> tuple[str, str]:
-    """The kind of error: a code, `daily_allowance` or `answer_blocked`. And for the log the word or
-    number that decided it."""
-    for word in envelope.words:
-        if kind := _MEANING.get(word):
-            if envelope.status == 413 and kind != "context_length_exceeded":
-                break  # this request can never pass
-            if kind == "provider_rate_limited" and _QUOTA.search(envelope.prose):
-                kind = "provider_quota_exhausted"
-            return kind, f", code {word}"
-    number = next(filter(is_number, envelope.words), "")
-    return _kind_of_rest(envelope), f", code {number}" if number else ""
-
-
-def _kind_of_rest(envelope: Envelope) -> str:
-    """The kind of error where no number and no word is known."""
-    status, objects, prose = envelope.status, envelope.objects, envelope.prose
-    params = {str(one["param"]) for one in objects if one.get("param")} - {"None", "null"}
-    is_placed = any(param not in _OF_LENGTH and facts.is_place(param) for param in params)
-    for kind, statuses, pattern in _BY_PROSE:
-        is_possible = not is_placed or kind == "provider_rejected_input"
-        if is_possible and status in statuses and pattern.search(prose):
-            return kind
-    if status in (0, 400, 404, 422) and "model" in (*params, facts.place(objects, "")):
-        return "provider_model_unavailable"
-    if status != 401 and (word := as_word(prose)) in _MEANING:  # the message is such a word
-        return _MEANING[word]
-    if status == 404 and re.search(r"\bmodels?\b", prose, re.I):
-        return "provider_model_unavailable"
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    if status in (400, 422) and objects:
-        is_cloudflares = any(not _CLOUDFLARES.isdisjoint(one) for one in objects)
-        return "provider_bad_answer" if is_cloudflares else "provider_rejected_input"
-    if status == 0 and (not _CALLERS.isdisjoint(envelope.words) or _OF_INPUT.search(prose)):
+def _kind(envelope: Envelope, word: str) -> str:
+    """The kind of error: a code, `daily_allowance` or `answer_blocked`. `word`: the first known."""
+    status, _, words, places, prose = envelope
+    if " Request id: " in prose:  # all messages of this proxy end so
+        for code in filter(_KEPT.__contains__, words):
+            return code
+    kind = _BY_WORD.get(word, "")
+    if kind and (status != 413 or kind == "context_length_exceeded"):  # else it can never pass
+        is_quota = kind == "provider_rate_limited" and _QUOTA.search(prose)
+        return "provider_quota_exhausted" if is_quota else kind
+    is_of_input = status in (0, 400, 404, 422)
+    if is_of_input and not _OF_LENGTH.issuperset(places):
         return "provider_rejected_input"
-    is_failure = status >= 500 or (status == 0 and bool(prose or envelope.words))
+    for kind, statuses, pattern in _BY_PROSE:
+        if status in statuses and pattern.search(prose):
+            return kind
+    if is_of_input and "model" in places:
+        return "provider_model_unavailable"
+    return _BY_STATUS.get(status) or _of_rest(envelope)
+
+
+_OF_LENGTH = {"messages", "max_tokens", "max_completion_tokens", "model"}
+
+
+def _of_rest(envelope: Envelope) -> str:
+    """The kind of error where nothing is known but whose fault it is."""
+    status, objects, words, _, prose = envelope
+    if status in (400, 422) and objects:
+        is_cloudflares = any(_CLOUDFLARES & one.keys() for one in objects)
+        return "provider_bad_answer" if is_cloudflares else "provider_rejected_input"
+    if status == 0 and _OF_INPUT.search("\n".join([*words, prose])):
+        return "provider_rejected_input"
+    is_failure = status >= 500 or (status == 0 and (prose or words))
     return "provider_failed" if is_failure else "provider_bad_answer"
 
 
 _CLOUDFLARES = {"success", "errors", "internalCode"}
-_OF_LENGTH = {"messages", "prompt", "input", "max_tokens", "max_completion_tokens", "model"}
-_CALLERS = {
-    *("invalid_request_error", "bad_request", "bad_request_error", "badrequesterror"),
-    *("validation_error", "invalid_argument", "invalid_request", "unprocessable_entity"),
-}
-_OF_INPUT = re.compile(r"\b(input|request) validation\b|\binvalid (request|input|parameter)", re.I)
-
-
-_KEPT = ("invalid_json", "invalid_messages", "invalid_parameter", "request_too_large")
-_OURS = {*PROVIDER_CODES, *_KEPT, "context_length_exceeded", "provider_rejected_input"}
-
-
-def _code_of_this_proxy(objects: list[JSON]) -> str | None:
-    """The code, if the provider is this proxy again (all its messages end with the request id) and
-    means there what it means here."""
-    for one in objects:
-        if " Request id: " in str(one.get("message")) and one.get("code") in _OURS:
-            return str(one["code"])
-    return None
+_OF_INPUT = re.compile(
+    r"\b(input|request)[ _]validation|\bvalidation_error|\bunprocessable_entity|\bbad_?request"
+    r"|\binvalid[ _](request|input|parameter|argument)",
+    re.I,
+)
