@@ -9,11 +9,8 @@ from flask import Flask
 
 from proxy import __version__, environment, request_log, routes
 from proxy.chat import Proxy
-from proxy.incoming import Application, Bodies
-from proxy.rate_limit import Counter
+from proxy.incoming import Application
 from proxy.settings import Settings
-from proxy.upstream import Upstream
-from proxy.watchdog import Watchdog
 
 
 def create_app(env: Mapping[str, str] | None = None) -> Flask:
@@ -33,13 +30,9 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
     app = Application(__name__, static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # they would be answered before the guard
     app.url_map.merge_slashes = False  # it would answer //x with a redirect, in HTML
-    proxy = app.extensions["proxy"] = Proxy(
-        config, Upstream(config.ca_bundle), Watchdog(), Bodies(config.max_request_bytes)
-    )
+    app.extensions["proxy"] = Proxy(config)
     app.register_blueprint(routes.blueprint)
     app.register_blueprint(routes.health)
-    if config.rate_limit:
-        proxy.count = Counter(config.rate_limit).count
     return app
 
 

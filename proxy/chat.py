@@ -2,9 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import chain
 
 from flask import Response, g, request
@@ -16,22 +15,23 @@ from proxy.errors import ProviderError
 from proxy.incoming import Bodies
 from proxy.part import Mark, Part
 from proxy.providers import Provider, answers
+from proxy.rate_limit import Counter
 from proxy.request_log import Entry
 from proxy.settings import Settings
 from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Call, Watchdog
 
 
-@dataclass
 class Proxy:
-    """What the views share: `g.proxy`."""
+    """What all requests share: `g.proxy`."""
 
-    config: Settings
-    upstream: Upstream
-    watchdog: Watchdog
-    bodies: Bodies
-    count: Callable[[str], None] | None = None  # counts a request, if there is a rate limit
-    last_outcome: tuple[str, float] | None = None  # of the provider's last call, and when it ended
+    last_call: Entry | None = None  # the last request that reached the provider and has ended
+
+    def __init__(self, config: Settings) -> None:
+        self.config, self.watchdog = config, Watchdog()
+        self.upstream = Upstream(config.ca_bundle)
+        self.bodies = Bodies(config.max_request_bytes)
+        self.count = Counter(config.rate_limit).count if config.rate_limit else None
 
 
 # After these errors the next model is asked: the refusal was complete, and is not billed.
@@ -41,7 +41,6 @@ _FALLBACK_AFTER = {
     "provider_rate_limited",
     "provider_model_unavailable",
 }
-_Parts = Iterator[Part | Mark]
 
 
 def chat_completions() -> Response:
@@ -51,15 +50,14 @@ def chat_completions() -> Response:
     provider = proxy.config.provider
     assert provider  # otherwise there are problems, and the guard has refused
     with ExitStack() as resources:
-        client = request.environ.get("gunicorn.socket")
-        call = resources.enter_context(proxy.watchdog.watch(client))
+        call = resources.enter_context(proxy.watchdog.watch(request.environ.get("gunicorn.socket")))
         with proxy.bodies.read(call) as body:
             answer_id, now = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
             chat = ChatRequest.from_json(body, provider.models, id=answer_id, created=now)
             del body  # its memory, before the provider is asked
             entry.model, entry.stream = chat.model, chat.stream
             call.begin(incoming.timeouts(proxy.config.timeouts, chat.stream))
-            chat, parts = _ask(chat, provider, proxy.upstream, call, resources)
+            chat, parts = _ask(chat, provider, call, resources)
         answer = Answer(chat, entry.usage, token_limit=provider.token_limit)
         if chat.stream:
             response = responses.stream(chat, answer.chunks(parts), entry)
@@ -70,8 +68,8 @@ def chat_completions() -> Response:
 
 
 def _ask(
-    chat: ChatRequest, provider: Provider, upstream: Upstream, call: Call, resources: ExitStack
-) -> tuple[ChatRequest, _Parts]:
+    chat: ChatRequest, provider: Provider, call: Call, resources: ExitStack
+) -> tuple[ChatRequest, Iterator[Part | Mark]]:
     """The request without its input, and the answer of the first model that does not refuse.
 
     All models share the deadlines of the call.
@@ -84,22 +82,19 @@ def _ask(
         entry.provider_request_id = None  # and no header of a model that refused
         g.answer_headers = {"X-Provider-Model": model} if len(models) > 1 else {}
         try:
-            reply = upstream.open(to_send, call)
+            reply = g.proxy.upstream.open(to_send, call)
             resources.callback(reply.close)
             _note(reply, to_send.ignored, provider)
             parts = answers.parts(provider, kept, reply)
-            return kept, _begun(parts) if len(models) > 1 else parts
+            if len(models) > 1:  # a refusal is raised at the first part
+                first = next((part for part in parts if part is not Mark.PAUSE), Mark.PAUSE)
+                parts = chain([first], parts)
+            return kept, parts
         except ProviderError as error:
             if error.code not in _FALLBACK_AFTER:
                 raise
             errors.append(error)
     raise next((error for error in errors if error.retry_helps), errors[-1])
-
-
-def _begun(parts: _Parts) -> _Parts:
-    """The same parts. Raises ProxyError if the provider refuses."""
-    first = next((part for part in parts if part is not Mark.PAUSE), Mark.PAUSE)
-    return chain([first], parts)
 
 
 def _note(reply: Reply, ignored: Iterable[str], provider: Provider) -> None:

@@ -1,30 +1,20 @@
 """Every error that a caller can get: its code, status, headers and OpenAI error object.
 
-    ProxyError
-    ├── CallerError      400, 401, 404, 405, 413, 429   the caller can fix it
-    ├── OperatorError    500                            this proxy is misconfigured, or failed
-    └── ProviderError    502                            the provider failed
-    ClientGone           no response: the client disconnected
-
 The form is OpenAI's, `{"error": {"message", "type", "param", "code"}}`: its SDKs read all four.
 Messages are this proxy's own words: no key, URL or account, and no text of the caller or the
 provider.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
-
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class _Kind(NamedTuple):
     status: int
     message: str = ""  # if the raiser gives none
-    retry: bool | None = None  # whether a retry helps; None where no SDK would try one
+    retry: bool = False  # whether one helps
     retry_after: int | None = None  # seconds, if the provider gives none
     fix: str = ""  # what the operator should check
-    headers: Mapping[str, str] = _NOTHING
 
 
 _KINDS = {
@@ -35,54 +25,39 @@ _KINDS = {
     "context_length_exceeded": _Kind(400),
     "provider_rejected_input": _Kind(400),
     "invalid_http": _Kind(400),
-    "invalid_api_key": _Kind(  # the same for a missing, a malformed and an unknown key
-        401,
-        "A valid key is needed, in the header 'Authorization: Bearer KEY'.",
-        headers={"WWW-Authenticate": "Bearer"},  # required by RFC 9110, 15.5.2
-    ),
+    "invalid_api_key": _Kind(401),
     "not_found": _Kind(404),
     "method_not_allowed": _Kind(405),
     "request_too_large": _Kind(413),
     "rate_limited": _Kind(429, retry=True),
-    "proxy_misconfigured": _Kind(500, retry=False),
-    "internal_error": _Kind(500, "This proxy failed unexpectedly; see its log.", False),
+    "proxy_misconfigured": _Kind(500),
+    "internal_error": _Kind(500, "This proxy failed unexpectedly; see its log."),
     "provider_unreachable": _Kind(
         502, "The provider could not be reached.", True, fix="LLAMA_PROVIDER_BASE_URL"
     ),
     "provider_timeout": _Kind(
-        502,
-        "The provider took too long; ask for less, or stream.",
-        False,
-        fix="LLAMA_PROVIDER_TIMEOUT",
+        502, "The provider took too long; ask for less, or stream.", fix="LLAMA_PROVIDER_TIMEOUT"
     ),
-    "provider_failed": _Kind(502, "The provider failed to answer.", False),
+    "provider_failed": _Kind(502, "The provider failed to answer."),
     "provider_overloaded": _Kind(502, "The provider is overloaded; try again soon.", True, 5),
     "provider_rate_limited": _Kind(502, "The provider limits this proxy's rate.", True, 15),
     "provider_quota_exhausted": _Kind(
-        502,
-        "This proxy's allowance at the provider is used up.",
-        False,
-        fix="the provider's plan or budget",
+        502, "This proxy's allowance at the provider is used up.", fix="provider's plan or budget"
     ),
     "provider_auth_failed": _Kind(
         502,
         "The provider refused this proxy's own key, not yours; the operator must fix it.",
-        False,
         fix="LLAMA_PROVIDER_API_KEY",
     ),
     "provider_model_unavailable": _Kind(
         502,
         "The provider does not offer this model to this proxy; the operator must choose another.",
-        False,
         fix="LLAMA_PROVIDER_MODELS",
     ),
     "provider_not_found": _Kind(
-        502,
-        "The provider has no such account or address; the operator must fix it.",
-        False,
-        fix="LLAMA_PROVIDER_BASE_URL",
+        502, "The provider has no such account or address; the operator must fix it."
     ),
-    "provider_bad_answer": _Kind(502, "The provider's answer could not be understood.", False),
+    "provider_bad_answer": _Kind(502, "The provider's answer could not be understood."),
 }
 CODES = frozenset(_KINDS)
 PROVIDER_CODES = frozenset(code for code, kind in _KINDS.items() if kind.status == 502)
@@ -98,7 +73,7 @@ _LONGEST_WAIT = 60  # seconds; Node's SDK sleeps any Retry-After, Python's gives
 
 class ProxyError(Exception):
     """An error with one of CODES. `param`: the place in the request, `messages[1].content`;
-    `retry_after`: seconds; `notes`: facts for the request log only."""
+    `retry_after`: seconds; `notes`: facts for the request log only, of them `fix` by the code."""
 
     def __init__(
         self,
@@ -108,23 +83,21 @@ class ProxyError(Exception):
         param: str | None = None,
         retry: bool | None = None,
         retry_after: int | None = None,
-        headers: Mapping[str, str] = _NOTHING,
-        fix: str = "",
+        headers: Mapping[str, str] | None = None,
         **notes: str,
     ) -> None:
         kind = _KINDS[code]
         self.code, self.status, self.param = code, kind.status, param
-        self.type = _TYPES.get(kind.status, "invalid_request_error")
         self.message = message or kind.message
-        super().__init__(self.message)
-        self.headers = {**kind.headers, **headers}
-        retry = kind.retry if retry is None else retry
+        self.type = _TYPES.get(kind.status, "invalid_request_error")
+        self.headers = dict(headers or {})
         wait = retry_after or kind.retry_after
-        self.retry_helps = bool(retry) and (wait or 0) <= _LONGEST_WAIT
-        if retry is not None:  # both OpenAI SDKs obey these headers
+        may_help = kind.retry if retry is None else retry
+        self.retry_helps = may_help and (wait or 0) <= _LONGEST_WAIT
+        if kind.status >= 429:  # both OpenAI SDKs obey these headers
             self.headers["X-Should-Retry"] = "true" if self.retry_helps else "false"
             self.headers |= {"Retry-After": str(wait)} if wait else {}
-        notes = {**notes, "fix": fix or kind.fix}
+        notes["fix"] = notes.get("fix") or kind.fix
         self.notes = {name: note for name, note in notes.items() if note}
 
     def to_json(self, request_id: str) -> dict[str, Any]:
@@ -135,16 +108,19 @@ class ProxyError(Exception):
 
 
 class CallerError(ProxyError):
-    """The request is wrong."""
+    """400 to 429: the caller can fix it."""
+
+
+class ClientGone(CallerError):
+    """The client disconnected. One that only closed its sending side can read this error."""
+
+    def __init__(self) -> None:
+        super().__init__("invalid_json", "The request did not come to its end.")
 
 
 class OperatorError(ProxyError):
-    """This proxy is misconfigured, or failed."""
+    """500: this proxy is misconfigured, or failed."""
 
 
 class ProviderError(ProxyError):
-    """The provider failed. `seen`, a note: facts such as "HTTP 401, code 10000"."""
-
-
-class ClientGone(Exception):
-    """The client disconnected before its response ended."""
+    """502: the provider failed. `seen`, a note: facts such as "HTTP 401, code 10000"."""

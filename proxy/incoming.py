@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any
 
-from flask import Flask, Request, g, request
+from flask import Flask, Request, request
 from werkzeug.exceptions import BadHost
 
 from proxy.errors import CallerError, ClientGone
@@ -113,5 +113,5 @@ def _piece(call: Call) -> bytes:
     except Exception as error:  # gunicorn's and Werkzeug's differ, for malformed chunks
         if call.ended or isinstance(error, OSError):
             raise call.ended or ClientGone from None
-        g.entry.notes = {"raised": type(error).__name__}
-        raise CallerError("invalid_json", "The body could not be read to its end.") from None
+        message = "The body could not be read to its end."
+        raise CallerError("invalid_json", message, raised=type(error).__name__) from None

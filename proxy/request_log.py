@@ -7,13 +7,10 @@ import logging
 import sys
 import time
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TextIO
 
 from proxy import strict_json
-from proxy.errors import CallerError, ProxyError
+from proxy.errors import CallerError, ClientGone, ProxyError
 from proxy.log_handler import NonBlockingHandler
 from proxy.strict_json import JSON
 from proxy.usage import AnswerUsage
@@ -35,7 +32,7 @@ class Entry:
     model: str | None = None  # the public name
     provider: str | None = None  # only if it was asked
     provider_model: str | None = None  # its name for the model asked last
-    status: int | None = None
+    status: int | None = None  # of the response, once it begins
     provider_status: int | None = None
     provider_request_id: str | None = None
     code: str | None = None  # of the error
@@ -58,29 +55,21 @@ class Entry:
         """Milliseconds since the request arrived."""
         return round(1000 * (time.monotonic() - self._started), 1)
 
-    def answered(self, status: int) -> None:
-        """The response begins. A client that has disconnected receives none."""
-        if self.ended != CLIENT_GONE:
-            self.status = status
-
-    def client_gone(self) -> None:
-        """The client disconnected before the end."""
-        self.ended, self.code, self.notes = CLIENT_GONE, None, {}
-
-    def failed(self, failure: ProxyError, ended: str = REFUSED) -> None:
-        """The response is an error, or ends with one."""
-        self._level = logging.INFO if isinstance(failure, CallerError) else logging.ERROR
-        self.code, self.notes = failure.code, self.notes | failure.notes
-        self.ended = TIMEOUT if failure.code == "provider_timeout" else ended
-
-    def cut(self) -> None:
-        """The server ended the request."""
-        self.ended, self._level = CUT, logging.ERROR
+    def failed(self, raised: BaseException) -> None:
+        """Note why there is no answer, or no complete one."""
+        if isinstance(raised, ClientGone | GeneratorExit):  # a server closes what it cannot send
+            self.ended = CLIENT_GONE
+        elif isinstance(raised, ProxyError):
+            is_late = raised.code == "provider_timeout"
+            self.ended = TIMEOUT if is_late else REFUSED if self.status is None else CUT
+            self.code, self.notes = raised.code, raised.notes
+            self._level = logging.INFO if isinstance(raised, CallerError) else logging.ERROR
+        else:  # the server ends the request: SystemExit, GreenletExit
+            self.ended, self._level = CUT, logging.ERROR
 
     def write(self) -> None:
         """Write the line; its level is error if the provider or this proxy failed."""
-        if self.total_ms is None:
-            self.total_ms = self.elapsed_ms()
+        self.total_ms = self.total_ms or self.elapsed_ms()
         used = self.usage.total()
         if used["total_tokens"]:
             self.prompt_tokens = used["prompt_tokens"]
@@ -103,7 +92,6 @@ _NAMES = [field.name for field in fields(Entry)]
 _FIELDS = _NAMES[: _NAMES.index("notes")]
 
 
-@lru_cache(maxsize=1024)  # most clients call often
 def client_address(peer: str, forwarded_for: str = "") -> str | None:
     """The peer's address, or the last one in X-Forwarded-For if the peer is on this machine.
 
@@ -126,22 +114,23 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 class _Lines(logging.Formatter):
     """A JSON object a line; times are UTC."""
 
+    converter = staticmethod(time.gmtime)
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
     def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        head = {"time": at.replace("+00:00", "Z"), "level": record.levelname.lower()}
+        head = {"time": self.formatTime(record), "level": record.levelname.lower()}
         entry = record.msg
         rest = entry.to_json() if isinstance(entry, Entry) else {"message": record.getMessage()}
         return strict_json.dumps(head | rest).decode("ascii")
 
 
-def start(level: str, stream: TextIO | None = None) -> None:
+def start(level: str) -> None:
     """Log to stdout: for people on a terminal, otherwise as JSON."""
-    stream = stream or sys.stdout
     try:
-        handler: logging.Handler = NonBlockingHandler(stream)
+        handler: logging.Handler = NonBlockingHandler(sys.stdout)
     except OSError:  # no file, as in a notebook
-        handler = logging.StreamHandler(stream)
+        handler = logging.StreamHandler(sys.stdout)
     readable = logging.Formatter("%(asctime)s  %(levelname)-7s  %(message)s", "%H:%M:%S")
-    handler.setFormatter(readable if stream.isatty() else _Lines())
+    handler.setFormatter(readable if sys.stdout.isatty() else _Lines())
     logger.handlers = [handler]
     logger.setLevel(level.upper())

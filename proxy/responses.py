@@ -9,9 +9,9 @@ from flask import Response
 from proxy import sse, strict_json
 from proxy.chat_request import ChatRequest
 from proxy.completion import Chunk, around_text
-from proxy.errors import CallerError, ClientGone, OperatorError, ProxyError
+from proxy.errors import OperatorError, ProxyError
 from proxy.part import Mark
-from proxy.request_log import CLIENT_GONE, CUT, REFUSED, Entry
+from proxy.request_log import Entry
 from proxy.strict_json import JSON
 
 
@@ -51,40 +51,34 @@ def _events(chat: ChatRequest, chunks: Iterable[Chunk], entry: Entry) -> Iterato
                 ready.clear()
         ready.append(sse.event(sse.DONE))
     except Exception as error:
-        event = _logged_error(error, entry, CUT).to_json(entry.request_id)
+        event = _logged(error, entry).to_json(entry.request_id)
         ready.append(sse.event(strict_json.dumps(event)))
     yield b"".join(ready)
 
 
 def error(raised: Exception, entry: Entry) -> Response:
     """Any error, expected or not."""
-    failure = _logged_error(raised, entry, REFUSED)
+    failure = _logged(raised, entry)
     return json(failure.to_json(entry.request_id), failure.status, failure.headers)
 
 
-def _logged_error(raised: Exception, entry: Entry, ended: str) -> ProxyError:
+def _logged(raised: Exception, entry: Entry) -> ProxyError:
     """The error as one of ours, noted in the request's log entry."""
-    if isinstance(raised, ClientGone):
-        entry.client_gone()  # who only closes its sending side can read the error
-        return CallerError("invalid_json", "The request did not come to its end.")
     if not isinstance(raised, ProxyError):  # its text may hold a secret; its type and place do not
         place = "".join(traceback.format_tb(raised.__traceback__, limit=-5))
         raised = OperatorError("internal_error", raised=type(raised).__name__, traceback=place)
-    entry.failed(raised, ended)
+    entry.failed(raised)
     return raised
 
 
 def counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
-    """The pieces. The log entry counts those that were sent, and notes how it ended."""
+    """The pieces. The log entry counts what was sent, and notes why the rest was not."""
     try:
         for piece in pieces:
             yield piece
             entry.bytes += len(piece)  # reached only if the piece was sent
-    except GeneratorExit:  # the server could not send the piece
-        entry.ended = CLIENT_GONE
-        raise
-    except BaseException:  # the server ends the request: SystemExit, GreenletExit
-        entry.cut()
+    except BaseException as error:
+        entry.failed(error)
         raise
     finally:
         entry.total_ms = entry.elapsed_ms()

@@ -1,7 +1,6 @@
 """HTTP: the guard, the models, the health checks, and what every response has."""
 
 import re
-import time
 import uuid
 
 from flask import Blueprint, Response, current_app, g, request
@@ -38,25 +37,22 @@ def begin() -> None:
 
 @blueprint.before_request
 def guard() -> None:
-    """Tier 1. Whether keys are set comes first: without any, no caller's key is wrong."""
+    """Tier 1. If no key is set, no caller's key is wrong, and no other setting is named."""
     config: Settings = g.proxy.config
-    if not config.keys:
-        raise _misconfigured(config, "WORKER_ACCESS_KEY")
-    g.entry.key = config.keys.owner(request.headers.get("Authorization", ""))
-    if g.entry.key is None:
-        raise CallerError("invalid_api_key")
-    if g.proxy.count and request.method == "POST":
-        g.proxy.count(g.entry.key)
+    if config.keys:
+        g.entry.key = config.keys.owner(request.headers.get("Authorization", ""))
+        if g.entry.key is None:
+            message = "A valid key is needed, in the header 'Authorization: Bearer KEY'."
+            headers = {"WWW-Authenticate": "Bearer"}  # required by RFC 9110, 15.5.2
+            raise CallerError("invalid_api_key", message, headers=headers)
+        if g.proxy.count and request.method == "POST":
+            g.proxy.count(g.entry.key)
     if config.problems:
-        raise _misconfigured(config)
-
-
-def _misconfigured(config: Settings, prefix: str = "") -> OperatorError:
-    """Names the settings that are missing or wrong, to callers who have shown a key."""
-    variables = {problem.variable for problem in config.problems}
-    fix = ", ".join(sorted(name for name in variables if name.startswith(prefix)))
-    message = f"This proxy is misconfigured; its operator must fix {fix}."
-    return OperatorError("proxy_misconfigured", message, fix=fix)
+        prefix = "" if config.keys else "WORKER_ACCESS_KEY"
+        names = {problem.variable for problem in config.problems}
+        fix = ", ".join(sorted(name for name in names if name.startswith(prefix)))
+        message = f"This proxy is misconfigured; its operator must fix {fix}."
+        raise OperatorError("proxy_misconfigured", message, fix=fix)
 
 
 @blueprint.get("/v1/models")
@@ -83,21 +79,19 @@ def healthz() -> Response:
 
 
 @health.get("/readyz")
-def readyz() -> Response:
+def readyz() -> tuple[Response, int]:
     """GET: 503 while misconfigured; otherwise how this process's last provider call ended.
 
     The provider is not asked.
     """
     if g.proxy.config.problems:
         message = "This proxy is misconfigured; see its log, or run `python -m proxy check`."
-        response = responses.error(OperatorError("proxy_misconfigured", message), g.entry)
-        response.status_code = 503
-        return response
+        return responses.error(OperatorError("proxy_misconfigured", message), g.entry), 503
     last = None
-    if g.proxy.last_outcome:
-        outcome, ended = g.proxy.last_outcome
-        last = {"outcome": outcome, "age_seconds": round(time.monotonic() - ended, 1)}
-    return responses.json({"status": "ready", "provider": last})
+    if call := g.proxy.last_call:
+        age = round((call.elapsed_ms() - call.total_ms) / 1000, 1)
+        last = {"outcome": call.code or DONE, "age_seconds": age}
+    return responses.json({"status": "ready", "provider": last}), 200
 
 
 for path in PATHS:  # strict slashes would redirect a URL without a path, with a body in HTML
@@ -117,40 +111,32 @@ _HINTS = {  # by the path of another API that SDKs use by default: what to set t
 
 @blueprint.app_errorhandler(Exception)
 def failed(error: Exception) -> Response:
-    """The error response, for whatever was raised."""
-    return responses.error(_of_werkzeug(error) or error, g.entry)
-
-
-def _of_werkzeug(error: Exception) -> CallerError | None:
-    """Werkzeug's refusals in our form; its 5xx are a fault of this proxy."""
+    """The error response, for whatever was raised. Werkzeug's 5xx are a fault of this proxy."""
     if isinstance(error, NotFound):
         hint = _HINTS.get(request.path.rstrip("/").removeprefix("/v1"), "")
         message = f"There is nothing at this path; POST to / or /v1/chat/completions. {hint}"
-        return CallerError("not_found", message.strip())
-    if isinstance(error, MethodNotAllowed):
+        error = CallerError("not_found", message.strip())
+    elif isinstance(error, MethodNotAllowed):
         allowed = sorted(error.valid_methods or ())
         headers = {"Allow": ", ".join(allowed)}  # required by RFC 9110, 15.5.6
         message = f"Only {' or '.join(allowed)} is allowed here."
-        return CallerError("method_not_allowed", message, headers=headers)
-    if isinstance(error, HTTPException) and str(error.code).startswith("4"):
-        return CallerError("invalid_http", "The request, or its Host header, is not valid HTTP.")
-    return None
+        error = CallerError("method_not_allowed", message, headers=headers)
+    elif isinstance(error, HTTPException) and str(error.code).startswith("4"):
+        error = CallerError("invalid_http", "The request, or its Host header, is not valid HTTP.")
+    return responses.error(error, g.entry)
 
 
 @blueprint.after_app_request
 def finish(response: Response) -> Response:
     """Add the headers that every response has; when it has ended, write its line in the log."""
     proxy, entry = g.proxy, g.entry
-    response.headers.update(g.answer_headers)
-    response.headers["X-Request-Id"] = entry.request_id
-    entry.answered(response.status_code)
-    if not response.is_streamed:
-        response.content_length = len(response.data)
+    response.headers.update(g.answer_headers | {"X-Request-Id": entry.request_id})
+    entry.status = None if entry.ended == CLIENT_GONE else response.status_code
     response.response = responses.counted(response.iter_encoded(), entry)
 
     def ended() -> None:
         if entry.provider and entry.ended != CLIENT_GONE:
-            proxy.last_outcome = (entry.code or DONE, time.monotonic())
+            proxy.last_call = entry
         entry.write()
 
     response.call_on_close(ended)
@@ -161,5 +147,5 @@ def finish(response: Response) -> Response:
 def cut(error: BaseException | None) -> None:
     """The server ended the request before there was a response, as by SystemExit: log that too."""
     if error:
-        g.entry.cut()
+        g.entry.failed(error)
         g.entry.write()

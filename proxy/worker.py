@@ -17,7 +17,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import strict_json
-from proxy.errors import CallerError, OperatorError, ProxyError
+from proxy.errors import CallerError, ClientGone, OperatorError, ProxyError
 from proxy.request_log import Entry, client_address
 from proxy.watchdog import LAST_CALL
 
@@ -162,7 +162,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         address = client_address(addr[0] if addr else "")
         entry = Entry(request_id := uuid.uuid4().hex, client=address)
         entry.failed(failure)
-        entry.answered(status)
+        entry.status = status
         body = strict_json.dumps(failure.to_json(request_id))
         lines = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
@@ -178,5 +178,5 @@ class Worker(GeventWorker):  # type: ignore[misc]
             client.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + body)
             entry.bytes = len(body)
         except OSError:
-            entry.client_gone()
+            entry.failed(ClientGone())
         entry.write()

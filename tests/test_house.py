@@ -62,7 +62,6 @@ KEEPERS = {
         "proxy.chat",
         "proxy.rate_limit",
         "proxy.request_log",
-        "proxy.routes",
         "proxy.connections",
         "proxy.provider_response",
         "proxy.watchdog",
