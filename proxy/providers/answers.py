@@ -17,9 +17,7 @@ from proxy.upstream import Reply
 MAX_ANSWER = 8 * 1024**2  # bytes
 _MARKS = {sse.DONE: Mark.DONE, sse.PAUSE: Mark.PAUSE, b"null": Mark.PAUSE, b'""': Mark.PAUSE}
 _EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # WHATWG HTML, 9.2.6
-_JSON_STARTS = (b"{", b"[")
 _LONGEST_START = 6  # bytes
-_MOST_BLANKS = 4096  # bytes
 
 
 def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part | Mark]:
@@ -56,16 +54,13 @@ def _data(reply: Reply, *, is_streamed: bool) -> tuple[bool, Iterable[bytes]]:
     Its first bytes decide, not its Content-Type, and not what was asked for.
     """
     pieces = reply.pieces()
-    read = start = b""
+    start = b""  # without the blanks by which some keep a connection open
     for piece in pieces:
-        read += piece
-        start = read.removeprefix(BOM_UTF8).lstrip()
-        if start.startswith(_JSON_STARTS) or len(start) >= _LONGEST_START:
+        start = (start + piece).removeprefix(BOM_UTF8).lstrip()
+        if len(start) >= _LONGEST_START:
             break
-        if len(read) > _MOST_BLANKS:
-            break
-    pieces = chain([read], pieces)
-    if start.startswith(_JSON_STARTS):
+    pieces = chain([start], pieces)
+    if start.startswith((b"{", b"[")):
         return False, [b"".join(_bounded(pieces)), sse.DONE]
     if reply.is_event_stream or start.startswith(_EVENT_STARTS):
         return True, sse.events(pieces if is_streamed else _bounded(pieces))

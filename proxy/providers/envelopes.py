@@ -35,10 +35,10 @@ class Envelope(NamedTuple):
 
     @classmethod
     def of(cls, status: int, body: bytes) -> "Envelope":
-        is_refusal = not 200 <= status < 300
-        value = _json(body, None if is_refusal else body.decode(errors="replace"))
+        is_answer = 200 <= status < 300
+        value = _json(body, body.decode(errors="replace") if is_answer else None)
         objects = list(islice(_objects(value), _MOST_OBJECTS))
-        if not is_refusal:
+        if is_answer:
             texts = (str(one.get(key)) for one in objects for key in _STATUSES)
             status = next((int(text) for text in texts if re.fullmatch("[45][0-9]{2}", text)), 0)
         words = [as_word(str(one[key])[:64]) for key in _WORDS for one in objects if one.get(key)]
@@ -90,22 +90,19 @@ def _objects(value: Any, depth: int = 0) -> Iterator[JSON]:
 
 def _places(objects: list[JSON], prose: str) -> list[str]:
     """The places in the request: OpenAI's `param`, FastAPI's `loc`, or a JSON pointer in prose."""
-    pointers = [
-        re.sub(r"[\[.]", "/", str(one.get("param"))[:200].replace("]", "")) for one in objects
-    ]
-    for one in objects:
-        if isinstance(loc := one.get("loc"), list):
-            pointers.append("/".join(str(step)[:40] for step in loc[:6] if step != "body"))
-    pointers += _POINTER.findall(prose)[:20]
-    return [place for place in map(_place, pointers) if place]
+    found = [str(one.get("param")) for one in objects]
+    locs = [one["loc"][:6] for one in objects if isinstance(one.get("loc"), list)]
+    found += [".".join(map(str, loc)).removeprefix("body.") for loc in locs]
+    found += _POINTER.findall(prose)[:20]
+    return list(filter(None, map(_place, found)))
 
 
 _POINTER = re.compile(r"'/([a-z_]{1,40}(?:/[a-z_0-9]{1,40}){0,8})")
 
 
-def _place(pointer: str) -> str:
+def _place(text: str) -> str:
     """`messages/0/content` as `messages[0].content`; empty if it is no place in a request."""
-    first, *steps = pointer.split("/")
+    first, *steps = re.split(r"[][./]+", text[:200])
     if first not in PARAMETERS:
         return ""
     # In these two fields have fixed names; elsewhere a name may be the caller's text.

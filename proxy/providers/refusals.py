@@ -24,7 +24,7 @@ def error(
     """
     envelope = Envelope.of(status, body)
     words = envelope.words + ([as_word(envelope.prose)] if envelope.status != 401 else [])
-    word = next(filter(_BY_WORD.get, words), "")
+    word = next(filter(_meaning, words), "")
     kind = _kind(envelope, word)
     if kind == "context_length_exceeded":
         return facts.context_exceeded(envelope.prose)
@@ -52,7 +52,7 @@ def error(
 
 _BLOCKED = "The provider blocked the model's answer by its own rules."
 _BY_WORD: dict[str, str] = {
-    str(word): kind for kind, words in MEANINGS["words"].items() for word in words
+    str(word).replace("_", ""): kind for kind, words in MEANINGS["words"].items() for word in words
 }
 _BY_STATUS: dict[int, str] = {
     s: kind for kind, statuses in MEANINGS["statuses"].items() for s in statuses
@@ -76,7 +76,7 @@ def _kind(envelope: Envelope, word: str) -> str:
     if " Request id: " in prose:  # all messages of this proxy end so
         for code in filter(_KEPT.__contains__, words):
             return code
-    kind = _BY_WORD.get(word, "")
+    kind = _meaning(word)
     if kind and (status != 413 or kind == "context_length_exceeded"):  # else it can never pass
         is_quota = kind == "provider_rate_limited" and _QUOTA.search(prose)
         return "provider_quota_exhausted" if is_quota else kind
@@ -89,6 +89,12 @@ def _kind(envelope: Envelope, word: str) -> str:
     if is_of_input and "model" in places:
         return "provider_model_unavailable"
     return _BY_STATUS.get(status) or _of_rest(envelope)
+
+
+def _meaning(word: str) -> str:
+    """The kind that a known number or word means; `RateLimitError` is `rate_limit`."""
+    plain = word.replace("_", "")
+    return _BY_WORD.get(plain) or _BY_WORD.get(re.sub("(error|exception)$", "", plain), "")
 
 
 _OF_LENGTH = {"messages", "max_tokens", "max_completion_tokens", "model"}
