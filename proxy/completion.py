@@ -28,8 +28,8 @@ class Answer:
     def __init__(self, chat: ChatRequest, used: AnswerUsage, *, token_limit: int | None) -> None:
         self._chat, self._used, self._token_limit = chat, used, token_limit
         self._calls = ToolCalls(chat.id)
-        self._names: set[str] = set()  # of what the message has; `content` also if it is empty
-        self._has_text = False
+        self._sent: set[str] = set()  # the keys of the deltas, without `tool_calls`
+        self._has_content = False  # the provider gave one, perhaps an empty one
         self._fields: JSON = {}  # for the next chunk, beside `choices`
         self._choice: JSON = {}  # for the next chunk, in its choice
         self._finish_reason: str | None = None
@@ -54,7 +54,7 @@ class Answer:
         if calls:
             message["tool_calls"] = list(calls.values())
         others = map(message.get, ("refusal", "tool_calls", "function_call", "audio"))
-        if "content" not in self._names and any(others):
+        if any(others) and not self._has_content:
             message["content"] = None
         whole |= {"object": "chat.completion", "choices": [choice | {"message": message}]}
         return {**whole, "usage": self._used.total()}
@@ -75,7 +75,7 @@ class Answer:
                 yield part
                 continue
             delta = self._delta(part)
-            if not has_begun and (self._names or self._calls):
+            if not has_begun and (delta or self._has_content):
                 has_begun = True  # until then, an error keeps its status
                 yield _chunk(self._chat, _ROLE)
             if delta:
@@ -98,13 +98,12 @@ class Answer:
         if part.usage:
             self._used.add(part.usage, is_final=not part.has_choices)
         delta, pieces = part.delta, part.calls
-        if part.is_message and (self._has_text or self._calls or self._names - {"content"}):
-            delta = strict_json.others(delta, _TEXTS)  # all of it again, after its deltas
-            pieces = []
-        self._names |= delta.keys()
-        if delta.get("content") == "":
-            delta = strict_json.others(delta, {"content"})
-        self._has_text = self._has_text or "content" in delta or "refusal" in delta
+        if part.is_message and (self._sent or self._calls):  # all of it again, after its deltas
+            delta, pieces = strict_json.others(delta, _TEXTS), []
+        if "content" in delta:
+            self._has_content = True
+            delta = delta if delta["content"] else strict_json.others(delta, {"content"})
+        self._sent |= delta.keys()
         if calls := self._calls.deltas(pieces, is_message=part.is_message):
             delta = {**delta, "tool_calls": calls}
         if part.finish_reason:
@@ -122,10 +121,10 @@ class Answer:
         if self._calls:
             is_stop = reason == "stop" and not self._chat.forces_function
             return "tool_calls" if reason in (None, "function_call") or is_stop else str(reason)
-        if not (self._names or reason):
+        if not (self._sent or self._has_content or reason):
             raise ProviderError("provider_bad_answer", seen="no answer in it")
-        if reason == "tool_calls" or (reason == "function_call" and reason not in self._names):
-            if not self._has_text:
+        if reason == "tool_calls" or (reason == "function_call" and reason not in self._sent):
+            if self._sent.isdisjoint(("content", "refusal")):
                 raise ProviderError("provider_bad_answer", seen=f"{reason} without a call")
             return "stop"
         if reason or self._token_limit is None:

@@ -5,10 +5,10 @@ https://platform.openai.com/docs/api-reference/chat/object#chat/object-usage
 
 from typing import Any
 
+from proxy import strict_json
 from proxy.strict_json import JSON
 
 _MOST = 10**15  # tokens; a larger number is no count, and could be thousands of digits long
-_OF_RESPONSES = ("input_tokens", "output_tokens")  # the names in OpenAI's Responses
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -18,9 +18,8 @@ def counted(raw: JSON | None) -> JSON:
     prompt = _count(raw.get("prompt_tokens", raw.get("input_tokens")))
     completion = _count(raw.get("completion_tokens", raw.get("output_tokens")))
     total = _count(raw.get("total_tokens")) or prompt + completion
-    others = {name: value for name, value in raw.items() if name not in _OF_RESPONSES}
     counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
-    return others | counts
+    return strict_json.others(raw, {"input_tokens", "output_tokens"}) | counts
 
 
 def _count(value: Any) -> int:

@@ -35,98 +35,79 @@ def piece(index: int | None = None, id: Any = None, name: Any = None, arguments:
     return [raw if index is None else raw | {"index": index}]
 
 
-F, G = ("f", '{"a":1}'), ("g", '{"b":2}')
-CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
-    "indexes from 0": ([piece(0, "c", "f", ""), piece(0, None, None, F[1])], [F]),
-    "an index from 1": ([piece(1, "c", "f", ""), piece(1, None, None, F[1])], [F]),
-    "all at index 0": ([piece(0, "c", *F), piece(0, "d", *G)], [F, G]),
+A, B = '{"a":1}', '{"b":2}'
+F, G = ("f", A), ("g", B)
+Rows = dict[str, tuple[list[Any], list[tuple[str, str]]]]
+IN_PIECES: Rows = {  # index, id, name, arguments of each piece; what they are together
+    "an index from 1": ([(1, "c", "f", ""), (1, None, None, A)], [F]),
+    "all at index 0": ([(0, "c", *F), (0, "d", *G)], [F, G]),
     "all at index 0, in pieces": (
-        [
-            piece(0, "c", "f"),
-            piece(0, None, None, F[1]),
-            piece(0, "d", "g"),
-            piece(0, "", "", G[1]),
-        ],
+        [(0, "c", "f"), (0, None, None, A), (0, "d", "g"), (0, "", "", B)],
         [F, G],
     ),
-    "all at index 0, no ids": ([piece(0, None, *F), piece(0, None, *G)], [F, G]),
-    "the same function twice, no ids": ([piece(0, None, *F), piece(0, None, *F)], [F, F]),
+    "all at index 0, no ids": ([(0, None, *F), (0, None, *G)], [F, G]),
+    "the same function twice, no ids": ([(0, None, *F), (0, None, *F)], [F, F]),
     "half a character, no ids": (
-        [piece(0, None, "f", '{"a":"\ud800"}'), piece(0, None, *F)],
+        [(0, None, "f", '{"a":"\ud800"}'), (0, None, *F)],
         [("f", '{"a":"\ud800"}'), F],
     ),
-    "no index": ([piece(None, "c", *F), piece(None, "d", *G)], [F, G]),
-    "no index, no ids": ([piece(None, None, *F), piece(None, None, *G)], [F, G]),
+    "no index": ([(None, "c", *F), (None, "d", *G)], [F, G]),
+    "no index, no ids": ([(None, None, *F), (None, None, *G)], [F, G]),
     "no index, in pieces": (
-        [
-            piece(None, None, "f", '{"a"'),
-            piece(None, None, None, ":1}"),
-            piece(None, None, "g"),
-            piece(None, None, None, G[1]),
-        ],
+        [(None, None, "f", A[:3]), (None, None, None, A[3:]), (None, None, "g"), (None, "", "", B)],
         [F, G],
     ),
-    "an index in the first piece only": ([piece(0, "c", "f"), piece(None, None, None, F[1])], [F]),
-    "two at once": (
-        [
-            [*piece(0, "c", "f"), *piece(1, "d", "g")],
-            piece(1, None, None, G[1]),
-            piece(0, None, None, F[1]),
-        ],
+    "an index in the first piece only": ([(0, "c", "f"), (None, None, None, A)], [F]),
+    "two in turns": (
+        [(0, "c", "f"), (1, "d", "g"), (1, None, None, B), (0, None, None, A)],
         [F, G],
     ),
-    "a new id with each piece": ([piece(0, "c", "f"), piece(0, "d", None, F[1])], [F]),
-    "id and name in each piece": (
-        [piece(0, "c", "f", '{"a"'), piece(0, "c", "f", ":1}")],
-        [F],
-    ),
-    "the name in each piece, no id": (
-        [piece(0, None, "f", '{"a"'), piece(0, None, "f", ":1}")],
-        [F],
-    ),
+    "a new id with each piece": ([(0, "c", "f"), (0, "d", None, A)], [F]),
+    "id and name in each piece": ([(0, "c", "f", A[:3]), (0, "c", "f", A[3:])], [F]),
+    "the name in each piece, no id": ([(0, None, "f", A[:3]), (0, None, "f", A[3:])], [F]),
     "a name in pieces": (
-        [piece(0, "c", "get_"), piece(0, None, "weather"), piece(0, None, None, F[1])],
-        [("get_weather", F[1])],
+        [(0, "c", "get_"), (0, None, "weather"), (0, None, None, A)],
+        [("get_weather", A)],
     ),
     "a name that grows": (
-        [piece(0, "c", "get_"), piece(0, "c", "get_weather"), piece(0, None, None, F[1])],
-        [("get_weather", F[1])],
+        [(0, "c", "get_"), (0, "c", "get_weather"), (0, None, None, A)],
+        [("get_weather", A)],
     ),
-    "the id before the name": ([piece(0, "c"), piece(0, None, *F)], [F]),
-    "the arguments before the name": ([piece(0, "c", None, F[1]), piece(0, None, "f")], [F]),
-    "no arguments": ([piece(0, "c", "f")], [("f", "{}")]),
-    "blank arguments": ([piece(0, "c", "f", " ")], [("f", "{}")]),
-    "blanks before the arguments": ([piece(0, "c", "f", " "), piece(0, None, None, F[1])], [F]),
-    "an empty list of arguments": ([piece(0, "c", "f", [])], [("f", "{}")]),
-    "an empty list as text": ([piece(0, "c", "f", "[]")], [("f", "{}")]),
-    "an empty list with blanks": ([piece(0, "c", "f", " [ ]\n")], [("f", "{}")]),
-    "an object of arguments": ([piece(0, "c", "f", {"a": 1})], [F]),
-    "nulls at the end": ([piece(0, "c", *F), piece(0)], [F]),
-    "nulls at the start": ([piece(0), piece(0, "c", *F)], [F]),
-    "nothing but an index": ([[{"index": 0}], piece(0, "c", *F), [{"index": 0}]], [F]),
-    "flat": ([[{"name": "f", "arguments": {"a": 1}}]], [F]),
-    "flat, of OpenAI's Responses": (
-        [[{"type": "function_call", "call_id": "c", "name": "f", "arguments": F[1]}]],
-        [F],
-    ),
+    "the id before the name": ([(0, "c"), (0, None, *F)], [F]),
+    "the arguments before the name": ([(0, "c", None, A), (0, None, "f")], [F]),
+    "no arguments": ([(0, "c", "f")], [("f", "{}")]),
+    "blank arguments": ([(0, "c", "f", " ")], [("f", "{}")]),
+    "blanks before the arguments": ([(0, "c", "f", " "), (0, None, None, A)], [F]),
+    "an empty list of arguments": ([(0, "c", "f", [])], [("f", "{}")]),
+    "an empty list with blanks": ([(0, "c", "f", " [ ]\n")], [("f", "{}")]),
+    "an object of arguments": ([(0, "c", "f", {"a": 1})], [F]),
+    "nulls at both ends": ([(0,), (0, "c", *F), (0,)], [F]),
     "an unfinished call before the next": (
-        [piece(0, None, "f", '{"a":'), piece(0, None, *G)],
+        [(0, None, "f", '{"a":'), (0, None, *G)],
         [("f", '{"a":'), G],
     ),
-    "broken arguments": ([piece(0, None, "f", "a}"), piece(0, None, "f", "b")], [("f", "a}b")]),
-    "a call without a name before another": ([piece(0, "c", None, "{}"), piece(1, "d", *G)], [G]),
+    "broken arguments": ([(0, None, "f", "a}"), (0, None, "f", "b")], [("f", "a}b")]),
+    "a call without a name before another": ([(0, "c", None, "{}"), (1, "d", *G)], [G]),
     "a name that comes after another call": (
-        [piece(0, "c", None, F[1]), piece(1, "d", *G), piece(0, None, "f")],
+        [(0, "c", None, A), (1, "d", *G), (0, None, "f")],
         [G, F],
     ),
-    "arguments without a name": ([piece(0, "c", None, "{}")], []),
-    "an index that is no number": (
-        [[{"index": True, "function": {"name": "f", "arguments": F[1]}}]],
-        [F],
-    ),
+    "arguments without a name": ([(0, "c", None, "{}")], []),
+}
+FLAT = {"name": "f", "arguments": {"a": 1}}
+RAW: Rows = {  # the `tool_calls` of each delta
+    "nothing but an index": ([[{"index": 0}], piece(0, "c", *F), [{"index": 0}]], [F]),
+    "two in one delta": ([[*piece(0, "c", *F), *piece(1, "d", *G)]], [F, G]),
+    "flat": ([[FLAT]], [F]),
+    "of OpenAI's Responses": ([[FLAT | {"type": "function_call", "call_id": "c"}]], [F]),
+    "an index that is no number": ([[{"index": True, "function": FLAT}]], [F]),
     "no list": (["x", None, {}, 7], []),
     "a list of rubbish": ([["x", None, 7, []]], []),
 }
+CALLS = {
+    name: ([piece(*one) for one in given], calls) for name, (given, calls) in IN_PIECES.items()
+}
+CALLS |= RAW
 
 
 @pytest.mark.parametrize(("deltas", "calls"), CALLS.values(), ids=CALLS)
