@@ -1,10 +1,14 @@
 """The emulator, and the proxy in front of it: in this process, and as gunicorn serves it."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any
 
 import pytest
 import serving
@@ -14,7 +18,13 @@ from emulator import Emulator
 from proxy import connections, environment
 
 environment.ENV_FILE = Path("/nonexistent/.env")  # `import app` reads it: not the developer's own
+if sys.gettrace():  # by coverage, which rests later: it must see each room's import
+    environment.in_use = {"LOG_LEVEL": "critical"}, []
+    for room in ["app", *(room.name for room in walk_packages(["proxy"], "proxy."))]:
+        import_module(room)
+    environment.in_use = None
 
+TRACER = pytest.StashKey[Any]()  # coverage's, if there is one
 Serve = Callable[..., AbstractContextManager[serving.Server]]
 
 
@@ -30,15 +40,22 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Coverage's tracer doubles the time of all Python: it rests, but for tests that need it."""
+    session.config.stash[TRACER] = sys.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+
+
 @pytest.fixture(autouse=True)
-def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test of a server in another process covers nothing here, and tracing doubles its time."""
-    tracer = sys.gettrace() if {"running_proxy", "serve"} & {*request.fixturenames} else None
-    if tracer:
-        sys.settrace(None)
+def _traced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Trace a test unless its server is another process, or its input is random."""
+    in_process = not {"running_proxy", "serve"} & {*request.fixturenames}
+    if in_process and not hasattr(request.function, "hypothesis"):
+        sys.settrace(request.config.stash[TRACER])
     yield
-    if tracer:
-        sys.settrace(tracer)
+    sys.settrace(None)
 
 
 @pytest.fixture(scope="session")
