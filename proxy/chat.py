@@ -48,7 +48,6 @@ def chat_completions() -> Response:
     proxy: Proxy = g.proxy
     entry: Entry = g.entry
     provider = proxy.config.provider
-    assert provider  # otherwise there are problems, and the guard has refused
     with ExitStack() as resources:
         call = resources.enter_context(proxy.watchdog.watch(request.environ.get("gunicorn.socket")))
         with proxy.bodies.read(call) as body:

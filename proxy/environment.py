@@ -1,23 +1,19 @@
-"""Reads variables from the environment and `.env`, and checks each kind of value.
+"""Reads variables from the environment and `.env`.
 
 A bad value is noted as a problem and does not end the reading. No note shows a value.
 """
 
 import os
 import re
-import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 
 ENV_FILE = Path(__file__).parent.parent / ".env"
-PLACEHOLDER = re.compile("your|change|example|placeholder|secret|xxx", re.IGNORECASE)
-# What is copied together with a key: a scheme, a header's name, a variable's name.
-_PREFIX = r"\s*((?i:bearer\s|authorization\s*:|(x-)?api-key\s*:)|(export\s+)?[A-Z]+_[A-Z_]+=)"
 _QUOTED = re.compile("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", re.DOTALL)
 
 
@@ -58,16 +54,6 @@ def read() -> tuple[Mapping[str, str], list[Problem]]:
 in_use: tuple[Mapping[str, str], list[Problem]] | None = None
 
 
-def is_url(text: str) -> bool:
-    """Whether it is a URL with a host, of printable ASCII, without a fragment."""
-    try:
-        parts = urlsplit(text)
-        has_host = parts.hostname and parts.port != 0
-    except ValueError:  # a port that is not a number, a broken IPv6 address
-        return False
-    return bool(has_host and re.fullmatch("[!-~]+", text) and "#" not in text)
-
-
 def is_gunicorn() -> bool:
     """Whether gunicorn serves; it sets this variable, but not for --check-config."""
     return os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
@@ -75,88 +61,71 @@ def is_gunicorn() -> bool:
 
 def cores() -> int:
     """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has not
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 class Variables:
     """Reads variables from a mapping. A blank variable counts as not set."""
 
-    def __init__(self, env: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
+    def __init__(self, env: Mapping[str, str], problems: Iterable[Problem]) -> None:
         self._env = env
         self.defaults: dict[str, str] = {}  # of each variable that was read
         self.problems = [*problems]  # these keep the proxy from serving
         self.warnings: list[Problem] = []  # these do not
 
     def report(self, name: str, text: str) -> None:
-        """Add a problem."""
         self.problems.append(Problem(name, text))
 
     def warn(self, name: str, text: str) -> None:
-        """Add a warning."""
         self.warnings.append(Problem(name, text))
 
-    def exact(self, name: str) -> str:
+    def warn_of_misspelt_names(self) -> None:
+        """Warn of names that are close to the names of variables that were read."""
+        for name in sorted(self._env.keys() - self.defaults.keys()):
+            near = get_close_matches(name.upper(), self.defaults, n=1, cutoff=0.8)
+            if near and re.fullmatch("[A-Za-z0-9_]{8,64}", name):
+                self.warn(name, f"is not a setting of this proxy; did you mean {near[0]}?")
+
+    def exact(self, name: str, default: str = "") -> str:
         """The value with the blanks at its ends."""
-        self.defaults.setdefault(name, "")
+        self.defaults[name] = default
         value = self._env.get(name, "")
         if _QUOTED.fullmatch(value.strip()):
             self.warn(name, "has quotes round its value, which count as a part of it")
-        return value if value.strip() else ""
+        return value if value.strip() else default
 
     def text(self, name: str, default: str = "") -> str:
-        self.defaults[name] = default
-        return self.exact(name).strip() or default
+        return self.exact(name, default).strip()
 
     def entries(self, name: str, default: str = "") -> list[str]:
         """The entries of a list that is separated by commas."""
         entries = self.text(name, default).split(",")
         return [entry.strip() for entry in entries if entry.strip()]
 
+    def checked(self, name: str, default: str, is_good: Callable[[str], object], form: str) -> str:
+        """The value; if it is not good, a problem that names the form, and the default."""
+        text = self.text(name, default)
+        if text == default or is_good(text):
+            return text
+        self.report(name, f"must be {form}")
+        return default
+
     def choice(self, name: str, choices: Iterable[str], default: str) -> str:
         """One of the words, in any case."""
-        word = self.text(name, default).lower()
-        if word not in choices:
-            self.report(name, f"must be one of: {', '.join(choices)}")
-            return default
-        return word
+        form = f"one of: {', '.join(choices)}"
+        return self.checked(name, default, lambda word: word.lower() in choices, form).lower()
 
-    def seconds(self, name: str, default: float) -> float:
-        pattern = r"[0-9]{1,12}(\.[0-9]{1,6})?"
-        return self._number(name, default, 86400, pattern, "a number of seconds")
+    def seconds(self, name: str, default: int) -> float:
+        form = r"[0-9]{1,12}(\.[0-9]{1,6})?"
+        return self._number(name, default, 86400, form, "a number of seconds")
 
     def integer(self, name: str, default: int, maximum: int) -> int:
         return int(self._number(name, default, maximum, "[0-9]{1,12}", "an integer"))
 
-    def _number(self, name: str, default: float, maximum: int, pattern: str, kind: str) -> float:
-        text = self.text(name, str(default))
-        number = float(text) if re.fullmatch(pattern, text) else 0
-        if not 0 < number <= maximum:
-            self.report(name, f"must be {kind} over 0, at most {maximum}")
-            return default
-        return number
+    def _number(self, name: str, default: int, maximum: int, pattern: str, kind: str) -> float:
+        def is_good(text: str) -> bool:
+            return bool(re.fullmatch(pattern, text)) and 0 < float(text) <= maximum
 
-    def check_key(self, name: str, key: str) -> bool:
-        """Whether it can be used as a key. A weak one is noted as well."""
-        if re.match(_PREFIX, key):
-            self.report(name, "must be the key alone, without Bearer or another name before it")
-            return False
-        if not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
-            self.report(name, "a key must be printable ASCII without blanks at its ends")
-            return False
-        if len(key) < 16 or PLACEHOLDER.search(key):
-            self.warn(name, "a key is short or looks like a placeholder; make a strong one")
-        return True
-
-    def certificates(self, name: str) -> str:
-        """The path of a file of certificates in PEM form."""
-        path = self.text(name)
-        try:
-            if path:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except (OSError, ValueError) as error:  # ssl.SSLError, a NUL in the path
-            kind = type(error).__name__
-            self.report(name, f"must be a file of certificates in PEM form ({kind})")
-            return ""
-        return path
+        form = f"{kind} over 0, at most {maximum}"
+        return float(self.checked(name, str(default), is_good, form))

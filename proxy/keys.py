@@ -2,21 +2,13 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 MASTER = "master"  # the name of WORKER_ACCESS_KEY
 NAME = "[A-Za-z0-9._-]{1,64}"
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(dict[str, bytes]):
     """Digests of keys by the keys' names."""
-
-    digests: Mapping[str, bytes] = field(repr=False)
-
-    def __bool__(self) -> bool:
-        return bool(self.digests)
 
     def owner(self, authorization: str) -> str | None:
         """The name of the key in an Authorization header; None if it is not one of these keys.
@@ -27,17 +19,11 @@ class Keys:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":  # case-insensitive: RFC 9110, 11.1
             return None
-        presented = digest(token.strip(" "))
-        compare = hmac.compare_digest
-        owners = [name for name, known in self.digests.items() if compare(presented, known)]
+        shown = digest(token.strip(" "))
+        owners = [name for name, known in self.items() if hmac.compare_digest(shown, known)]
         return owners[0] if owners else None
 
 
 def digest(key: str) -> bytes:
     """The SHA-256 of a key, 32 bytes, of any text."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
-def fingerprint(digest: bytes) -> str:
-    """Enough to recognise a key, too little to be of use to a thief."""
-    return digest.hex()[:8]

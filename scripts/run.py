@@ -90,7 +90,7 @@ def main() -> int:
             key, keys = _key_for_this_run(env)
             settings |= {"WORKER_ACCESS_KEYS": keys}
             config = Settings({**env, **settings}, unreadable)
-            if not config.provider or config.problems:
+            if config.problems:
                 print(_not_ready(config, env))
                 return 1
             with _gunicorn(port, settings) as server:

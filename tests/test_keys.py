@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy import keys
+from proxy.keys import MASTER, Keys, digest
 
-KEYS = keys.Keys({keys.MASTER: keys.digest("s3cret=="), "alice": keys.digest("a:b c")})
+KEYS = Keys({MASTER: digest("s3cret=="), "alice": digest("a:b c")})
 # fmt: off
 HEADERS = {
     "master": ["Bearer s3cret==", "bearer s3cret==", "BEARER s3cret==", "Bearer   s3cret==  "],
@@ -19,54 +19,34 @@ HEADERS = {
         "Bearer s3cret===", "Bearer S3CRET==", "Bearer s3cret== s3cret==", "Bearer s3cret==,",
         "Bearer a:b  c", "Bearer\ts3cret==", "Bearer \ts3cret==", "Bearer \xa0s3cret==",
         "Bearer k\xe9y", "Bearer \ud800", "Bearer " + "x" * 100_000,
-        keys.digest("s3cret==").hex(), "Bearer " + keys.digest("s3cret==").hex(),
+        digest("s3cret==").hex(), "Bearer " + digest("s3cret==").hex(),
     ],
 }
 # fmt: on
 
 
-@pytest.mark.parametrize(
-    ("owner", "header"),
-    [
-        pytest.param(owner, header, id=f"{owner}: {header[:40]!a}")
-        for owner, headers in HEADERS.items()
-        for header in headers
-    ],
-)
-def test_a_header_belongs_to_the_owner_of_its_key(owner: str | None, header: str) -> None:
-    assert KEYS.owner(header) == owner
+@pytest.mark.parametrize("owner", HEADERS)
+def test_a_header_belongs_to_the_owner_of_its_key(owner: str | None) -> None:
+    assert [header for header in HEADERS[owner] if KEYS.owner(header) != owner] == []
 
 
 def test_without_keys_no_header_is_accepted() -> None:
-    assert KEYS
-    assert not keys.Keys({})
-    assert keys.Keys({}).owner("Bearer ") is None
+    assert Keys().owner("Bearer ") is None
 
 
 def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time it takes must not show which key was right, or whether one was."""
     compared = []
-
-    def compare(a: bytes, b: bytes) -> bool:
-        compared.append(b)
-        return a == b
-
-    monkeypatch.setattr(hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
     for header in ("Bearer s3cret==", "Bearer a:b c", "Bearer wrong"):
         KEYS.owner(header)
     assert len(compared) == 6
 
 
-def test_keys_are_not_shown() -> None:
-    """A repr ends up in a log some day."""
-    assert repr(KEYS) == str(KEYS) == "Keys()"
-    assert "s3cret" not in repr(vars(KEYS))
-    assert keys.fingerprint(keys.digest("s3cret==")) == keys.digest("s3cret==").hex()[:8]
-
-
-def test_the_digest_is_sha256() -> None:
+def test_keys_are_kept_as_sha256() -> None:
     """`printf KEY | sha256sum` prints the same, for WORKER_ACCESS_KEYS=name:sha256:HEX."""
-    assert keys.digest("k") == hashlib.sha256(b"k").digest()
+    assert digest("k") == hashlib.sha256(b"k").digest()
+    assert "s3cret" not in repr(KEYS)
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, database=None)

@@ -2,19 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from proxy.chat_request import ChatRequest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a header holds the key
 class UpstreamRequest:
     """A POST to send. `ignored`: the names of parameters that this provider cannot use."""
 
     url: str
-    headers: dict[str, str] = field(repr=False)  # one of them is the key
-    body: bytes = field(repr=False)
+    headers: dict[str, str]
+    body: bytes
     ignored: Collection[str] = ()
 
 
@@ -22,12 +22,12 @@ class UpstreamRequest:
 ENDPOINT = r"/completions$|/v[0-9][^/]*/(chat|models|messages|responses|embeddings)$"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Provider(ABC):
     """One way to ask a model. Configured once, then shared by all requests."""
 
     base_url: str
-    key: str = field(repr=False)  # tier 2; empty where none is sent
+    key: str  # tier 2; empty where none is sent
     models: Mapping[str, tuple[str, ...]]  # public name, default first -> its names, first to last
 
     name: ClassVar[str]  # the value of LLAMA_PROVIDER that chooses it
