@@ -20,7 +20,7 @@ class Part(NamedTuple):  # one for each token, so of the kind that costs least
     delta: JSON  # of the message, without its tool calls; only `content` may be empty
     calls: list[Piece]
     finish_reason: str | None
-    usage: JSON | None
+    usage: JSON
     choice: JSON  # what stands beside the delta: logprobs, and other keys if they are relayed
     fields: JSON  # other keys beside `choices`, relayed
     has_choices: bool  # it came in OpenAI's form, not in the provider's own

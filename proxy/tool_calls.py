@@ -5,6 +5,7 @@ Providers number parallel calls differently, or not at all. Here they are number
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class _Call:
     index: int | None = None  # from `indexes`, once it is sent: a call without a name never is
     id: str = ""
     name: str = ""
-    arguments: list[str] = field(default_factory=list)
+    arguments: StringIO = field(default_factory=StringIO)
     rest: JSON = field(default_factory=lambda: {"function": {}})  # until it is sent
 
     def add(self, piece: Piece) -> JSON | None:
@@ -55,10 +56,9 @@ class _Call:
             self.index = next(self.indexes) if self.index is None else self.index
             return {**piece.rest, "index": self.index}
         # Some send blanks or an empty list where a function has no arguments.
-        is_blank = not self.arguments and "".join(piece.arguments.split()) in ("", "[]")
+        is_blank = not self.arguments.tell() and "".join(piece.arguments.split()) in ("", "[]")
         arguments = "" if is_blank else piece.arguments
-        if arguments:
-            self.arguments.append(arguments)
+        self.arguments.write(arguments)
         if self.index is not None:
             is_more = arguments or piece.rest != {"function": {}}
             more = {**piece.rest, "function": {"arguments": arguments, **function}}
@@ -66,12 +66,12 @@ class _Call:
         grows = piece.name.startswith(self.name)  # some send all of it so far in each piece
         self.name = piece.name if grows else self.name + piece.name
         self.rest |= {**piece.rest, "function": {**self.rest["function"], **function}}
-        return self.first() if self.name and self.arguments else None
+        return self.first() if self.name and self.arguments.tell() else None
 
     def first(self) -> JSON:
         """The delta that begins the call."""
         self.index = next(self.indexes)
-        function = {"name": self.name, "arguments": "".join(self.arguments)}
+        function = {"name": self.name, "arguments": self.arguments.getvalue()}
         head = {"index": self.index, "id": self.id or self.default_id, "type": "function"}
         return {**head, **self.rest, "function": function | self.rest["function"]}
 
@@ -85,18 +85,16 @@ class _Call:
         if piece.id and self.id:
             return piece.id != self.id
         is_new_name = piece.name != self.name
-        is_past_name = piece.provider_index is None or bool(self.arguments)
+        is_past_name = piece.provider_index is None or self.arguments.tell() > 0
         return (is_new_name and is_past_name) or self._is_complete()
 
     def _is_complete(self) -> bool:
-        """Whether the arguments are a JSON object. Each piece may ask, so what is long is not
-        read again: it counts as incomplete."""
-        pieces = self.arguments
-        if not pieces or len(pieces[0]) > _MAX_REREAD or not pieces[-1].rstrip().endswith("}"):
+        """Whether the arguments are JSON. Each piece may ask, so what is long is not read again:
+        it counts as incomplete."""
+        if self.arguments.tell() > _MAX_REREAD:
             return False
-        self.arguments = ["".join(pieces)]
         try:
-            strict_json.loads_upstream(self.arguments[0].encode(errors="replace"))
+            strict_json.loads_upstream(self.arguments.getvalue().encode(errors="replace"))
         except strict_json.InvalidJSON:
             return False
         return True
@@ -142,7 +140,7 @@ class ToolCalls:
         """What is left: clients parse the arguments, so those of a call without any become {}."""
         deltas = self._waiting()
         for call in self._calls:
-            if call.name and not "".join(call.arguments).strip():
+            if call.name and not call.arguments.tell():
                 deltas.append({"index": call.index, "function": {"arguments": "{}"}})
         return deltas
 

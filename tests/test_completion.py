@@ -36,7 +36,9 @@ def part(
 ) -> Part:
     """A part with this delta."""
     found = pieces([*calls], relay=True)
-    return Part(delta, found, finish, usage, choice or {}, fields or {}, not native, is_message)
+    return Part(
+        delta, found, finish, usage or {}, choice or {}, fields or {}, not native, is_message
+    )
 
 
 def answer(*parts: Part | Mark, limit: int | None = None, **asked: Any) -> dict[str, Any]:

@@ -36,11 +36,10 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
         raise ProviderError("provider_bad_answer", seen="a result that is no object")
     choices: Any = result.get("choices")
     choice = first_object(choices)
-    delta, message = _object(choice.get("delta")), _object(choice.get("message"))
-    if delta is not None and (not message or (is_event and delta)):
-        added, is_message = delta, False
-    else:
-        added, is_message = _with_own(message or {}, result), bool(choice) or not is_event
+    added, message = _object(choice.get("delta")), _object(choice.get("message"))
+    is_message = not ((is_event and added) if message else isinstance(choice.get("delta"), dict))
+    if is_message:
+        added, is_message = _with_own(message, result), bool(choice) or not is_event
     raw_calls = added.get("tool_calls")
     if choice and len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)] or raw_calls
@@ -91,19 +90,18 @@ def _beside(choice: JSON, relay: bool) -> JSON:
 
 
 def _calls_in(choice: Any) -> list[Any]:
-    message = _object(choice) or {}
-    message = _object(message.get("delta")) or _object(message.get("message")) or {}
-    calls = message.get("tool_calls")
+    choice = _object(choice)
+    calls = (_object(choice.get("delta")) or _object(choice.get("message"))).get("tool_calls")
     return calls if isinstance(calls, list) else []
 
 
 def first_object(values: Any) -> JSON:
     """The first of a list if it is an object, else an empty one."""
-    return (_object(values[0]) if isinstance(values, list) and values else None) or {}
+    return _object(values[0] if isinstance(values, list) and values else None)
 
 
-def _object(value: Any) -> JSON | None:
-    return value if isinstance(value, dict) else None
+def _object(value: Any) -> JSON:
+    return value if isinstance(value, dict) else {}
 
 
 def text(value: Any) -> str:
