@@ -6,7 +6,7 @@ Each class changes what its base class does in one respect; its docstring says w
 import queue
 import ssl
 import time
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import requests
@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
 from urllib3.util import create_urllib3_context
 
 from proxy.provider_response import ProviderResponse
@@ -30,57 +30,43 @@ class _Connection:
     """A connection that tries once more where the provider cannot have begun to work."""
 
     sock: Any
-    timeout: Any
+    timeout: Any  # seconds for the next step; urllib3 sets it for the reading
     is_kept = False  # it has brought a response, and nothing more than that
-    is_reused = False  # it was kept when the present request was sent
-    is_answered = False  # a byte of the present response has come
+    repeats_until = 0.0  # monotonic; if it is lost before that, the request is sent again
 
     def connect(self) -> None:
-        """Raises NewConnectionError."""
-        self.is_kept = False
+        """Raises ConnectTimeoutError, whatever the reason: requests takes it for `not sent`."""
+        self.is_kept, self.timeout = False, CONNECT_TIMEOUT
         for is_last in (False, True):  # pragma: no branch
             try:
                 return super().connect()  # type: ignore[misc, no-any-return]
             except (HTTPError, OSError) as error:
                 self.close()  # type: ignore[attr-defined]
                 if is_last or not isinstance(error.__cause__ or error, _LOST):
-                    raise NewConnectionError(self, "") from error  # type: ignore[arg-type]
+                    raise ConnectTimeoutError from error
 
     def request(self, *args: Any, **options: Any) -> None:
-        self._write: Any = partial(super().request, *args, **options)  # type: ignore[misc]
-        self._sent_at, self.is_answered = time.monotonic(), False
         if self.sock is None:  # not while it sends: a second try would forget what it has begun
             self.connect()
-        self.is_reused, self.is_kept = self.is_kept, False
-        self._send_all()
-
-    def _send_all(self) -> None:
-        """Head and body leave together: in one call of the kernel, and one record of TLS."""
-        self.timeout = _SEND_TIMEOUT  # urllib3 would allow it no longer than to connect
-        self._pieces: list[bytes] = []
-        self._write()
-        super().send(b"".join(self._pieces))  # type: ignore[misc]
-        self._pieces.clear()
-
-    def send(self, data: Any) -> None:
-        self._pieces.append(data)
+        self.repeats_until = time.monotonic() + _STALE if self.is_kept else 0.0
+        self.is_kept, self.timeout = False, _SEND_TIMEOUT
+        self._repeat: Any = partial(self.request, *args, **options)
+        super().request(*args, **options)  # type: ignore[misc]
 
     def getresponse(self) -> Any:
         """Send again if the server had already closed a kept connection; some do so silently."""
+        timeout = self.timeout
         try:
             return super().getresponse()  # type: ignore[misc]
         except _LOST:
-            soon = time.monotonic() < self._sent_at + _STALE
-            if not self.is_reused or self.is_answered or not soon:
+            if time.monotonic() >= self.repeats_until:
                 raise
             self.close()  # type: ignore[attr-defined]
-            timeout, self.timeout = self.timeout, CONNECT_TIMEOUT
-            self.connect()
-            self._send_all()
+            self._repeat()
             self.timeout = timeout
             return super().getresponse()  # type: ignore[misc]
         finally:
-            self._write = None  # it holds the body
+            self._repeat = None  # it holds the body
 
     def response_class(self, *args: Any, **options: Any) -> ProviderResponse:
         return ProviderResponse(self, *args, **options)
@@ -88,15 +74,12 @@ class _Connection:
     @property
     def is_connected(self) -> bool:
         """Whether it may be used again: nothing came after its last response, no end either."""
-        if self.sock is None or not self.is_kept:
-            return False
-        self.sock.settimeout(0)
-        try:
-            self.sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
-            pass
+        if self.sock and self.is_kept:
+            self.sock.settimeout(0)
+            try:
+                self.sock.recv(1)
+            except OSError as error:
+                return isinstance(error, BlockingIOError | ssl.SSLWantReadError)
         return False
 
 
@@ -120,7 +103,7 @@ def _extended(pool: Any, connection: Any) -> Any:
 
 
 class Adapter(HTTPAdapter):
-    """Has one TLS context for all connections, and prepares no more than is needed."""
+    """Has one TLS context for all connections, and makes no more than is needed."""
 
     def __init__(self, ca_bundle: str = "") -> None:
         """`ca_bundle`: a file of certificates to trust besides the usual ones."""
@@ -134,25 +117,15 @@ class Adapter(HTTPAdapter):
             "http": _extended(HTTPConnectionPool, HTTPConnection),
             "https": _extended(HTTPSConnectionPool, HTTPSConnection),
         }
-        self.pools: dict[str, Any] = {}  # by URL: one for each model
-        self._paths: dict[str, str] = {}
+        self.pool = cache(self.poolmanager.connection_from_url)
 
     def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
-        if request.url not in self.pools:
-            pool = super().get_connection_with_tls_context(request, *args, **options)
-            self.pools[request.url] = pool
-        return self.pools[request.url]
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        if request.url not in self._paths:
-            self._paths[request.url] = super().request_url(request, proxies)
-        return self._paths[request.url]
+        return self.pool(request.url)
 
     def build_response(self, request: Any, response: Any) -> requests.Response:
-        """Without cookies, encoding and history, which take time and are not used."""
+        """Without the cookies, which take time, and the request, whose body takes memory."""
         built = requests.Response()
-        built.status_code, built.raw, built.request = response.status, response, request
-        built.headers = response.headers  # in any case, as requests' own
+        built.status_code, built.raw, built.headers = response.status, response, response.headers
         return built
 
     def cert_verify(self, *args: Any, **options: Any) -> None:

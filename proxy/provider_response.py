@@ -6,7 +6,7 @@ import time
 from http.client import HTTPResponse
 from typing import Any
 
-_SLICE = 0.001  # seconds that one call may read on while others could go on
+_AT_ONCE = 0.0001  # seconds of a read that has not waited
 
 
 class _Source(io.RawIOBase):
@@ -16,7 +16,7 @@ class _Source(io.RawIOBase):
     may_read = True
 
     def __init__(self, raw: Any) -> None:
-        self._raw, self._stops_at = raw, time.monotonic() + _SLICE
+        self._raw = raw
 
     def readable(self) -> bool:
         return True
@@ -24,12 +24,10 @@ class _Source(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if not self.may_read:
             return None
-        if (asked_at := time.monotonic()) >= self._stops_at:
-            time.sleep(0)
+        asked_at = time.monotonic()
         count: int | None = self._raw.readinto(buffer)
-        now = time.monotonic()
-        if now >= min(self._stops_at, asked_at + _SLICE):  # it stopped, or it waited for bytes
-            self._stops_at = now + _SLICE
+        if time.monotonic() < asked_at + _AT_ONCE:
+            time.sleep(0)
         return count
 
     def close(self) -> None:
@@ -38,7 +36,7 @@ class _Source(io.RawIOBase):
 
 
 class ProviderResponse(HTTPResponse):
-    """Sets `is_answered` and `is_kept` of its connection."""
+    """Sets `repeats_until` and `is_kept` of its connection."""
 
     def __init__(self, connection: Any, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -49,7 +47,8 @@ class ProviderResponse(HTTPResponse):
     def begin(self) -> None:
         """Pass over each interim response (RFC 9110, 15.2). http.client does so for 100 only, and
         what followed another would be the response to the next request."""
-        self._connection.is_answered = bool(self.fp.peek())
+        if self.fp.peek():  # the provider is at work
+            self._connection.repeats_until = 0.0
         super().begin()
         while 101 < self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]

@@ -10,11 +10,10 @@ from contextlib import suppress
 
 import requests
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
-from urllib3.util import Timeout
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from proxy import __version__
-from proxy.connections import CONNECT_TIMEOUT, Adapter
+from proxy.connections import Adapter
 from proxy.errors import ClientGone, ProviderError, ProxyError
 from proxy.providers import UpstreamRequest
 from proxy.watchdog import Call
@@ -27,7 +26,7 @@ _HEADERS = {
     "Accept-Encoding": "identity",  # a provider that compresses a stream holds it back
     "User-Agent": f"llm-proxy/{__version__}",
 }
-_FAILURES = (requests.RequestException, HTTPError, OSError, ValueError)
+_FAILURES = (HTTPError, OSError, ValueError)  # urllib3's, requests' and the system's, a bad URL
 
 
 class Reply:
@@ -35,7 +34,7 @@ class Reply:
 
     def __init__(self, response: requests.Response, call: Call) -> None:
         self.status, self.headers = response.status_code, response.headers
-        self._response, self._call, self._is_read = response, call, False
+        self._response, self._call = response, call
 
     @property
     def is_event_stream(self) -> bool:
@@ -43,26 +42,20 @@ class Reply:
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes. Raises ProxyError, ClientGone."""
-        while piece := self._read():
-            self._call.await_client()
-            yield piece
-            self._call.await_provider(self._call.timeouts.idle)
-
-    def _read(self) -> bytes:
-        """What has arrived; empty at the end. Only read1 never waits for more than there is."""
-        try:
-            piece: bytes = self._response.raw.read1(_READ_SIZE, decode_content=True)
+        try:  # only read1 never waits for more than there is
+            while piece := self._response.raw.read1(_READ_SIZE, decode_content=True):
+                self._call.await_client()
+                yield piece
+                self._call.await_provider(self._call.timeouts.idle)
         except _FAILURES as error:
             raise _failure(error, self._call) from None
-        self._is_read = not piece
-        return piece
 
     def close(self) -> None:
         """Keep the connection if the response is at its end or about to be, else close it."""
-        if self._call.is_watched and not (self._is_read or self._call.ended):
+        if self._call.is_watched and not (self._response.raw.closed or self._call.ended):
             self._call.await_provider(_LINGER)
             with suppress(ProxyError, ClientGone):
-                self._read()
+                next(self.pieces(), None)
         self._response.close()
 
 
@@ -80,28 +73,24 @@ class Upstream:
         prepared.headers = CaseInsensitiveDict(_HEADERS | request.headers)
         prepared.headers["Content-Length"] = str(len(request.body))
         call.await_first_byte()
-        read_timeout = None if call.is_watched else call.timeouts.first_byte
-        timeout = Timeout(connect=CONNECT_TIMEOUT, read=read_timeout)
+        timeout = None if call.is_watched else call.timeouts.first_byte
         try:
-            response = self._adapter.send(prepared, stream=True, timeout=timeout)  # type: ignore[arg-type]  # its own way in
+            return Reply(self._adapter.send(prepared, stream=True, timeout=timeout), call)
         except _FAILURES as error:
             raise _failure(error, call) from None
-        finally:
-            prepared.body = None  # the response keeps its request
-        return Reply(response, call)
 
 
 def _failure(error: Exception, call: Call) -> Exception:
     """The error in our form. Raise it `from None`: the original may quote the key."""
     call.await_client()  # nothing more is awaited from the provider
     code = "provider_failed"
+    if isinstance(error, requests.ConnectTimeout):  # nothing was sent
+        code = "provider_unreachable"
+    if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
+        code = "provider_timeout"
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:  # what requests and urllib3 have wrapped
         root = cause
-        if isinstance(root, ConnectTimeoutError):  # the base of all that fails before sending
-            code = "provider_unreachable"
-    if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
-        code = "provider_timeout"
     is_untrusted = isinstance(root, ssl.SSLCertVerificationError)
     fix = "LLAMA_PROVIDER_CA_BUNDLE, or the provider's certificate" if is_untrusted else ""
     return call.ended or ProviderError(code, seen=type(root).__name__, fix=fix)

@@ -24,11 +24,9 @@ CLIENT_TIMEOUT = 60.0  # seconds for a client to send its body, and to read each
 LAST_CALL = 2.0  # seconds after SIGTERM for what has not come: a request, or the rest of its body
 _CLIENT_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux reports a half-close; others only POLLHUP
 
+# What ends a wait that has lasted too long.
 _BODY_LATE = partial(CallerError, "invalid_json", "The body did not come to its end in time.")
 _PROVIDER_LATE = partial(ProviderError, "provider_timeout", seen="our deadline")
-
-
-_RESTARTING = partial(OperatorError, "internal_error", "This proxy is being restarted.")
 
 
 class Timeouts(NamedTuple):
@@ -43,53 +41,38 @@ class Call:
     """One request, from its body to the end of its answer. Each of its waits has a deadline."""
 
     timeouts: Timeouts
-    _first_byte_ends: float  # monotonic, as all times here
+    _began: float  # monotonic, as all times here
 
     def __init__(self, *, is_watched: bool = False) -> None:
         self.is_watched = is_watched
         self.ended: Exception | None = None  # why, if the watchdog ended it
-        self.greenlet: Any = gevent.getcurrent()
-        self._late: Callable[[], Exception] = _BODY_LATE
-        self._ends = time.monotonic() + CLIENT_TIMEOUT
-        self._total_ends = inf
+        self.late: Callable[[], Exception] = _BODY_LATE
+        self.ends = time.monotonic() + CLIENT_TIMEOUT
+        self._greenlet: Any = gevent.getcurrent()
 
     def begin(self, timeouts: Timeouts) -> None:
         """The body has come: the provider's time begins, for all tries together."""
-        self.timeouts = timeouts
-        self._first_byte_ends = time.monotonic() + timeouts.first_byte
-        self._total_ends = time.monotonic() + timeouts.total
-
-    @property
-    def has_begun(self) -> bool:
-        return self._total_ends < inf
+        self.timeouts, self._began = timeouts, time.monotonic()
 
     def await_first_byte(self) -> None:
-        self._ends, self._late = self._first_byte_ends, _PROVIDER_LATE
+        self.await_provider(self._began + self.timeouts.first_byte - time.monotonic())
 
     def await_provider(self, seconds: float) -> None:
-        if not self.is_watched and time.monotonic() >= self._total_ends:
+        now, total_ends = time.monotonic(), self._began + self.timeouts.total
+        if now >= total_ends and not self.is_watched:
             raise _PROVIDER_LATE()
-        self._ends, self._late = time.monotonic() + seconds, _PROVIDER_LATE
+        self.ends, self.late = min(now + seconds, total_ends), _PROVIDER_LATE
 
     def await_client(self) -> None:
         """Wait for the client to read a piece. Only its departure or CLIENT_TIMEOUT ends that."""
-        self._ends, self._late = time.monotonic() + CLIENT_TIMEOUT, ClientGone
+        self.ends, self.late = time.monotonic() + CLIENT_TIMEOUT, ClientGone
 
-    def end_if_due(self, now: float, restarts_at: float, *, client_left: bool) -> None:
-        """Raise where the call waits, if it may not wait any longer. Only the hub may call this."""
-        if client_left:
-            reason: Callable[[], Exception] = ClientGone
-        elif now >= self._ends:
-            reason = self._late
-        elif self._late is ClientGone or now < min(self._total_ends, restarts_at):
-            return
-        else:
-            restarting = partial(_RESTARTING, retry=not self.has_begun)
-            reason = _PROVIDER_LATE if now >= self._total_ends else restarting
-        self.ended = self.ended or reason()
+    def end(self, reason: Exception) -> None:
+        """Raise where the call waits. Only the hub may call this."""
+        self.ended = self.ended or reason
         # An OSError is what libraries clean up after: after any other, gevent leaves the
         # descriptor of half a TLS handshake open. gunicorn ignores this one where it sends.
-        self.greenlet.throw(OSError(errno.ENOTCONN, "the watchdog ended this call"))
+        self._greenlet.throw(OSError(errno.ENOTCONN, "the watchdog ended this call"))
 
 
 class Watchdog:
@@ -97,7 +80,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._calls: dict[int, Call] = {}  # by the descriptor of the client's socket
-        self._restarts_at = self._bodies_end_at = inf
+        self._restarts_at: dict[Any, float] = {}  # by what the call is late with
         self._poll: Any = None
         self._timer: Any = None
 
@@ -122,13 +105,19 @@ class Watchdog:
 
     def restart_in(self, seconds: float) -> None:
         """End the calls that are still open then; bodies have LAST_CALL at most."""
-        self._restarts_at = time.monotonic() + seconds
-        self._bodies_end_at = time.monotonic() + min(seconds, LAST_CALL)
+        now = time.monotonic()
+        bodies_end = now + min(seconds, LAST_CALL)
+        self._restarts_at = {_BODY_LATE: bodies_end, _PROVIDER_LATE: now + seconds}
 
     def _look(self) -> None:
         """Runs in the hub, while all greenlets wait."""
-        left = {descriptor for descriptor, _ in self._poll.poll(0)} if self._calls else set()
-        now = time.monotonic()
+        left, now = dict(self._poll.poll(0)), time.monotonic()
         for descriptor, call in list(self._calls.items()):
-            restarts_at = self._restarts_at if call.has_begun else self._bodies_end_at
-            call.end_if_due(now, restarts_at, client_left=descriptor in left)
+            if descriptor in left:
+                call.end(ClientGone())
+            elif now >= call.ends:
+                call.end(call.late())
+            elif now >= self._restarts_at.get(call.late, inf):
+                retry = call.late is _BODY_LATE  # the provider was not asked
+                message = "This proxy is being restarted."
+                call.end(OperatorError("internal_error", message, retry=retry))

@@ -355,7 +355,7 @@ def test_addresses_that_all_swallow_what_knocks_are_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each has the time to connect, and that is all."""
-    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.3)
     with full_listener() as port, answering(WHOLE) as provider:
         lookup = addresses(port, port, port)
         monkeypatch.setattr(urllib3.util.connection.socket, "getaddrinfo", lookup)

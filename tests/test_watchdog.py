@@ -177,6 +177,7 @@ def test_a_restart_does_not_wait_for_bodies(
     def waits(call: Call) -> None:
         if has_begun:
             call.begin(TIMEOUTS)
+            call.await_first_byte()
         ends.our_client.recv(1)
 
     began = time.monotonic()
