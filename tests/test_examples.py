@@ -5,9 +5,12 @@ The others are run by `make test-clients`.
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,49 +20,8 @@ from serving import DEADLINE, KEY, ROOT, Server
 from emulator import Emulator
 
 EXAMPLES = ROOT / "examples"
-
-
-def run(server: Server, *command: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=EXAMPLES,
-        env={
-            **serving.system_environment(),
-            "WORKER_ACCESS_KEY": key,
-            "PROXY_URL": server.url,
-        },
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-
-
-def said(question: str) -> str:
-    return f'This is the emulator, not a model. You said: "{question}"'
-
-
-# --- curl.sh --------------------------------------------------------------------------------------
-
-needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-
-
-@needs_curl
-def test_curl(proxy: Server, emulator: Emulator) -> None:
-    result = run(proxy, "sh", "curl.sh")
-    assert (result.returncode, result.stderr) == (0, "")
-    _, whole, streamed, with_tool = result.stdout.split("---")
-    answer = only_line(whole)
-    assert answer["choices"][0]["message"]["content"] == said("Name three rivers.")
-    *chunks, done = [line[6:] for line in streamed.splitlines() if line.startswith("data: ")]
-    assert done == "[DONE]"
-    *deltas, usage = [json.loads(chunk) for chunk in chunks]
-    text = "".join(delta["choices"][0]["delta"].get("content", "") for delta in deltas)
-    assert text == said("Name three rivers.")
-    assert usage["usage"] == answer["usage"]
-    (call,) = only_line(with_tool)["choices"][0]["message"]["tool_calls"]
-    assert call["function"]["name"] == "weather"
-    assert "city" in json.loads(call["function"]["arguments"])
-    assert len(emulator.requests) == 3
+README = (ROOT / "README.md").read_text()
+TOLD = 'This is the emulator, not a model. You said: "{}"'
 
 
 def only_line(part: str) -> Any:
@@ -68,29 +30,87 @@ def only_line(part: str) -> Any:
     return json.loads(line)
 
 
+def snippet(language: str, start: str, url: str) -> str:
+    """The one piece of code in the README that starts so, for the proxy at that URL."""
+    found = re.findall(rf"^```{language}\n({start}.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (text,) = found
+    return str(text).replace("http://127.0.0.1:8000", url)
+
+
+# --- with curl ------------------------------------------------------------------------------------
+
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+
+
+def sh(server: Server, *command: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+    own = {"WORKER_ACCESS_KEY": key, "PROXY_URL": server.url}
+    env = {**serving.system_environment(), **own}
+    return subprocess.run(
+        ["sh", *command], cwd=EXAMPLES, env=env, capture_output=True, text=True, timeout=DEADLINE
+    )
+
+
+@needs_curl
+def test_curl(proxy: Server, emulator: Emulator) -> None:
+    result = sh(proxy, "curl.sh")
+    assert (result.returncode, result.stderr) == (0, "")
+    _, whole, streamed, with_tool = result.stdout.split("---")
+    answer, said = only_line(whole), TOLD.format("Name three rivers.")
+    assert answer["choices"][0]["message"]["content"] == said
+    *chunks, done = [line[6:] for line in streamed.splitlines() if line.startswith("data: ")]
+    assert done == "[DONE]"
+    *deltas, usage = [json.loads(chunk) for chunk in chunks]
+    assert "".join(one["choices"][0]["delta"].get("content", "") for one in deltas) == said
+    assert usage["usage"] == answer["usage"]
+    (call,) = only_line(with_tool)["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert "city" in json.loads(call["function"]["arguments"])
+    assert len(emulator.requests) == 3
+
+
 @needs_curl
 def test_curl_shows_an_error_and_fails(proxy: Server) -> None:
-    result = run(proxy, "sh", "curl.sh", key="wrong")
+    result = sh(proxy, "curl.sh", key="wrong")
     assert result.returncode == 22
     assert only_line(result.stdout)["error"]["code"] == "invalid_api_key"
-
-
-@needs_curl
-def test_curl_without_a_key_says_what_is_missing(proxy: Server) -> None:
-    result = run(proxy, "sh", "curl.sh", key="")
+    result = sh(proxy, "curl.sh", key="")
     assert result.returncode != 0
     assert "WORKER_ACCESS_KEY" in result.stderr
 
 
-# --- openai_python.py -----------------------------------------------------------------------------
+@needs_curl
+def test_the_curl_of_the_readme(proxy: Server) -> None:
+    result = sh(proxy, "-c", snippet("sh", "curl ", proxy.url))
+    assert only_line(result.stdout)["object"] == "chat.completion"
 
 
-def test_openai_python(proxy: Server, emulator: Emulator) -> None:
-    result = run(proxy, sys.executable, "openai_python.py", "Hi", "there")
-    assert (result.returncode, result.stderr) == (0, "")
-    whole, streamed, tokens = result.stdout.splitlines()
-    assert whole == streamed == said("Hi there")
-    assert tokens == "13 tokens"
+# --- with OpenAI's SDK, in this process: to import it takes half a second -------------------------
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(proxy: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The exit status of a script, and what it writes to stdout and stderr."""
+
+    def script(path: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        monkeypatch.setenv("WORKER_ACCESS_KEY", KEY)
+        monkeypatch.setenv("PROXY_URL", proxy.url)
+        status: Any = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return script
+
+
+def test_openai_python(run: Run, emulator: Emulator) -> None:
+    said = TOLD.format("Hi there")
+    result = run(EXAMPLES / "openai_python.py", "Hi", "there")
+    assert result == (0, f"{said}\n{said}\n13 tokens\n", "")
     assert [bool(received.json.get("stream")) for received in emulator.requests] == [False, True]
 
 
@@ -99,44 +119,20 @@ def test_openai_python(proxy: Server, emulator: Emulator) -> None:
     [("[[status=401]]", "provider_auth_failed"), ("[[no_done]]", "provider_failed")],
     ids=["refused", "cut"],
 )
-def test_openai_python_tells_the_error(proxy: Server, question: str, code: str) -> None:
-    result = run(proxy, sys.executable, "openai_python.py", question)
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(f"{code}: ")
-    assert "Request id: " in line
+def test_openai_python_tells_the_error(run: Run, question: str, code: str) -> None:
+    status, _, error = run(EXAMPLES / "openai_python.py", question)
+    assert status == 1
+    assert re.fullmatch(rf"{code}: .*Request id: .*\n", error)
 
 
-# --- structured_output.py -------------------------------------------------------------------------
+def test_structured_output(run: Run) -> None:
+    result = run(EXAMPLES / "structured_output.py", "Hi")
+    assert result == (0, "name='Hi' length_km=1 countries=['Hi']\n", "")
 
 
-def test_structured_output(proxy: Server) -> None:
-    result = run(proxy, sys.executable, "structured_output.py", "Hi")
-    assert (result.stdout, result.stderr) == ("name='Hi' length_km=1 countries=['Hi']\n", "")
-
-
-# --- the README's own -----------------------------------------------------------------------------
-
-
-def snippets(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-@needs_curl
-def test_the_curl_of_the_readme(proxy: Server) -> None:
-    (snippet,) = [text for text in snippets("sh") if text.startswith("curl ")]
-    result = run(proxy, "sh", "-c", snippet.replace("http://127.0.0.1:8000", proxy.url))
-    assert only_line(result.stdout)["object"] == "chat.completion"
-
-
-def test_the_python_of_the_readme(proxy: Server) -> None:
-    (snippet,) = snippets("python")
-    result = run(proxy, sys.executable, "-c", snippet.replace("http://127.0.0.1:8000", proxy.url))
-    assert (result.stdout, result.stderr) == (said("Hello!"), "")
-
-
-# --- README.md ------------------------------------------------------------------------------------
+def test_the_python_of_the_readme(run: Run, proxy: Server, tmp_path: Path) -> None:
+    (path := tmp_path / "readme.py").write_text(snippet("python", "", proxy.url))
+    assert run(path) == (0, TOLD.format("Hello!"), "")
 
 
 def test_the_readme_lists_the_examples() -> None:
