@@ -26,17 +26,17 @@ COMMAND = [sys.executable, "-m", "scripts.run"]
 
 
 @contextmanager
-def run(log_file: Path, **env: str) -> Iterator[Server]:
+def run(log_file: Path, *prefix: str, folder: Path = serving.ROOT, **env: str) -> Iterator[Server]:
     port = serving.free_port()
-    env = {**BLANK, "HOME": "/home/somebody", **env, "PORT": str(port)}
-    with serving.started(COMMAND, port, env, log_file) as server:
+    env = {"HOME": "/home/somebody", **env, "PORT": str(port)}
+    with serving.started([*prefix, *COMMAND], port, env, log_file, folder) as server:
         serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
         yield server
 
 
 @pytest.fixture(scope="module")
 def running_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with run(tmp_path_factory.mktemp("run") / "log") as server:
+    with run(tmp_path_factory.mktemp("run") / "log", **BLANK) as server:
         yield server
 
 
@@ -65,9 +65,27 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_it_says_that_it_is_offline(offline: Server) -> None:
-    assert "OFFLINE" in offline.log
-    assert f"http://{HOST}:{offline.port}" in offline.log
+def has_ended(server: Server, how: signal.Signals, *, group: bool = True) -> bool:
+    """It ends well on a signal, to its whole process group or not, and leaves nothing behind."""
+    started = gunicorns(server.log)
+    assert len(started) == 2
+    (os.killpg if group else os.kill)(server.process.pid, how)
+    assert server.process.wait(DEADLINE) == 0
+    serving.wait_until(lambda: not any(map(is_running, started)))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, server.port))
+    return "Traceback" not in server.log
+
+
+def test_it_says_that_it_is_offline_and_its_key_for_this_run(offline: Server) -> None:
+    for part in (
+        "OFFLINE",
+        f"http://{HOST}:{offline.port}",
+        "the next run makes another",
+        "WORKER_ACCESS_KEY in .env",
+    ):
+        assert part in offline.log
 
 
 def paste(
@@ -110,19 +128,8 @@ def printed_export(log: str) -> str:
     return str(line)
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        env=serving.system_environment(),
-    )
-
-
 def test_the_python_that_it_prints_works_as_it_stands(offline: Server) -> None:
-    result = python(printed_python(offline.log))
+    result = paste(printed_python(offline.log), shell=sys.executable)
     assert result.returncode == 0, result.stderr
     assert "brave knight" in result.stdout
 
@@ -134,43 +141,18 @@ def test_the_export_that_it_prints_makes_the_examples_work(offline: Server) -> N
     assert "tool_calls" in result.stdout
 
 
-def test_it_says_that_its_key_ends_with_the_run(offline: Server) -> None:
-    assert "the next run makes another" in offline.log
-    assert "WORKER_ACCESS_KEY in .env" in offline.log
-
-
 def test_the_key_is_made_for_each_run() -> None:
     assert _key_for_this_run({})[0] != _key_for_this_run({})[0]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_ends_and_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) -> None:
-    """Ctrl-C and a closed terminal signal the whole process group, SIGTERM its first process."""
-    with run(tmp_path / "log") as server:
-        started = gunicorns(server.log)
-        assert len(started) == 2
-        if how is not signal.SIGTERM:
-            os.killpg(server.process.pid, how)
-        else:
-            server.process.send_signal(how)
-        assert server.process.wait(DEADLINE) == 0
-        serving.wait_until(lambda: not any(map(is_running, started)))
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, server.port))
-        assert "Traceback" not in server.log
-
-
 def test_under_nohup_a_closed_terminal_does_not_end_it(tmp_path: Path) -> None:
-    port = serving.free_port()
-    env = {**BLANK, "HOME": "/home/somebody", "PORT": str(port)}
-    with serving.started(["nohup", *COMMAND], port, env, tmp_path / "log") as server:
+    with run(tmp_path / "log", "nohup", **BLANK) as server:
         os.killpg(server.process.pid, signal.SIGHUP)
-        serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
         assert "brave knight" in paste(printed_curl(server.log)).stdout
+        assert has_ended(server, signal.SIGTERM, group=False)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.4, 0.8])
+@pytest.mark.parametrize("delay", [0.0, 0.5])
 def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
     """At any moment of the start: quickly, without a traceback, and with nothing left behind."""
     log_file, port = tmp_path / "log", serving.free_port()
@@ -214,21 +196,13 @@ def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return main_with
 
 
-def test_a_taken_port_is_one_line_that_names_a_free_one() -> None:
+def test_a_taken_port_is_one_line_that_names_a_free_one(ends: Ends) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        result = subprocess.run(
-            COMMAND,
-            cwd=serving.ROOT,
-            env={**serving.system_environment(), **BLANK, "PORT": str(port)},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-        )
-    assert result.returncode == 1
-    (line,) = (result.stdout + result.stderr).splitlines()
-    found = re.fullmatch(rf"Port {port} is taken; choose another: make run PORT=([0-9]+)", line)
-    assert found, line
+        status, text = ends(PORT=str(port))
+    assert status == 1
+    found = re.fullmatch(rf"Port {port} is taken; choose another: make run PORT=([0-9]+)\n", text)
+    assert found, text
     assert int(found[1]) != port
 
 
@@ -269,21 +243,13 @@ def test_the_key_of_the_run_is_valid_beside_the_own_keys(own: dict[str, str]) ->
     assert key not in keys
 
 
-def copied_project(folder: Path) -> Path:
-    serving.copy_project(folder)
-    for name in ("scripts", "emulator"):
-        shutil.copytree(serving.ROOT / name, folder / name)
-    return folder
-
-
 def test_an_own_key_in_the_file_works_and_is_not_shown(tmp_path: Path) -> None:
     (folder := tmp_path / "a folder's name").mkdir()
     lines = "".join(f"{name}={value}\n" for name, value in OWN_KEYS["both"].items())
-    (copied_project(folder) / ".env").write_text(lines)
-    port = serving.free_port()
-    env = {"HOME": "/home/somebody", "PORT": str(port)}
-    with serving.started(COMMAND, port, env, tmp_path / "log", folder) as server:
-        serving.wait_until(lambda: "export WORKER_ACCESS_KEY=" in server.log)
+    (serving.copy_project(folder) / ".env").write_text(lines)
+    for name in ("scripts", "emulator"):
+        shutil.copytree(serving.ROOT / name, folder / name)
+    with run(tmp_path / "log", folder=folder) as server:
         log = server.log
         assert "Your own keys work too" in log
         script = f"{printed_export(log)}\n{printed_curl(log)}"
@@ -292,6 +258,7 @@ def test_an_own_key_in_the_file_works_and_is_not_shown(tmp_path: Path) -> None:
         own = printed_curl(log).replace(printed_export(log).partition("=")[2], KEY)
         assert KEY in own
         assert "brave knight" in paste(own).stdout
+        assert has_ended(server, signal.SIGHUP)  # its terminal was closed
     assert KEY not in server.log
 
 
@@ -364,5 +331,6 @@ def test_with_complete_settings_it_is_the_real_provider(tmp_path: Path, emulator
         assert "OFFLINE" not in server.log
         assert "brave knight" in paste(printed_curl(server.log)).stdout
         log = server.log
+        assert has_ended(server, signal.SIGINT)  # Ctrl-C
     assert len(emulator.requests) == 1
     assert [secret for secret in (KEY, PROVIDER_KEY, ACCOUNT) if secret in log] == []
