@@ -39,17 +39,14 @@ def create_app(env: Mapping[str, str] | None = None) -> Flask:
 def _check_server() -> None:
     """Log an error if gunicorn serves without `gunicorn.conf.py`, which names our worker.
 
-    gunicorn finds that file only if it is started in this folder. The first worker logs it for all;
-    the later ones find others in WORKERS.
+    The first worker logs it for all; the later ones find others in WORKERS.
     """
-    gunicorn = sys.modules.get("gunicorn.arbiter") if environment.is_gunicorn() else None
-    if gunicorn and "proxy.worker" not in sys.modules and not gunicorn.Arbiter.WORKERS:
-        folder = Path(__file__).parent
-        start = ["gunicorn", "--chdir", str(folder), "-c", str(folder / "gunicorn.conf.py")]
+    arbiter = sys.modules.get("gunicorn.arbiter") if environment.is_gunicorn() else None
+    if arbiter and "proxy.worker" not in sys.modules and not arbiter.Arbiter.WORKERS:
         request_log.logger.error(
             "gunicorn runs without this proxy's worker: it may answer one request at a time and "
-            "cut long answers. Start it with: %s app:app",
-            shlex.join(start),
+            "cut long answers. Start it with: gunicorn -c %s app:app",
+            shlex.quote(str(Path(__file__).with_name("gunicorn.conf.py"))),
         )
 
 

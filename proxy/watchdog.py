@@ -43,11 +43,11 @@ class Call:
     timeouts: Timeouts
     _began: float  # monotonic, as all times here
 
-    def __init__(self, *, is_watched: bool = False) -> None:
+    def __init__(self, seconds: float = CLIENT_TIMEOUT, *, is_watched: bool = False) -> None:
         self.is_watched = is_watched
         self.ended: Exception | None = None  # why, if the watchdog ended it
         self.late: Callable[[], Exception] = _BODY_LATE
-        self.ends = time.monotonic() + CLIENT_TIMEOUT
+        self.ends = time.monotonic() + seconds
         self._greenlet: Any = gevent.getcurrent()
 
     def begin(self, timeouts: Timeouts) -> None:
@@ -85,8 +85,11 @@ class Watchdog:
         self._timer: Any = None
 
     @contextmanager
-    def watch(self, client: socket.socket | None) -> Iterator[Call]:
-        """A call, which may be ended until the block is left. `client`: its socket, if known."""
+    def watch(
+        self, client: socket.socket | None, seconds: float = CLIENT_TIMEOUT
+    ) -> Iterator[Call]:
+        """A call, which may be ended until the block is left. `client`: its socket, if known;
+        `seconds`: how long it may take to begin."""
         if client is None or not isinstance(gevent.getcurrent(), gevent.Greenlet):
             yield Call()
             return
@@ -95,7 +98,7 @@ class Watchdog:
             self._timer = gevent.get_hub().loop.timer(INTERVAL, INTERVAL)
             self._timer.start(self._look)
         descriptor = client.fileno()
-        call = self._calls[descriptor] = Call(is_watched=True)
+        call = self._calls[descriptor] = Call(seconds, is_watched=True)
         self._poll.register(descriptor, _CLIENT_LEFT)
         try:
             yield call
@@ -113,7 +116,7 @@ class Watchdog:
         """Runs in the hub, while all greenlets wait."""
         left, now = dict(self._poll.poll(0)), time.monotonic()
         for descriptor, call in list(self._calls.items()):
-            if descriptor in left:
+            if descriptor in left and call.late is not _BODY_LATE:  # a body's end can be read
                 call.end(ClientGone())
             elif now >= call.ends:
                 call.end(call.late())

@@ -44,7 +44,7 @@ def test_gunicorn_without_our_worker_is_an_error_in_the_log(
     assert line.startswith(WRONG_START)
     command = shlex.split(line.partition("Start it with: ")[2])
     conf = str(folder / "gunicorn.conf.py")
-    assert command == ["gunicorn", "--chdir", str(folder), "-c", conf, "app:app"]
+    assert command == ["gunicorn", "-c", conf, "app:app"]
 
 
 @pytest.mark.parametrize("options", [[], ["--preload"]], ids=str)
@@ -52,7 +52,7 @@ def test_the_start_that_the_log_names_works(
     emulator: Emulator, tmp_path: Path, options: list[str]
 ) -> None:
     conf = str(ROOT / "gunicorn.conf.py")
-    command = ["gunicorn", "--chdir", str(ROOT), "-c", conf, *options, "app:app"]
+    command = ["gunicorn", "-c", conf, *options, "app:app"]
     assert serve_in(tmp_path, emulator, command) == []
 
 

@@ -27,11 +27,13 @@ class Ends:
         self.our_client, self.client = map(stack.enter_context, gevent.socket.socketpair())
         self.our_provider, self.provider = map(stack.enter_context, gevent.socket.socketpair())
 
-    def ended(self, waits: Waits, dog: Watchdog | None = None) -> Exception | None:
+    def ended(
+        self, waits: Waits, dog: Watchdog | None = None, **options: float
+    ) -> Exception | None:
         """Why the watchdog ended a call that does this; None: it did not."""
 
         def call() -> Exception | None:
-            with (dog or Watchdog()).watch(self.our_client) as call:
+            with (dog or Watchdog()).watch(self.our_client, **options) as call:
                 with suppress(OSError):
                     waits(call)
                 return call.ended
@@ -119,12 +121,9 @@ def test_a_client_that_leaves_ends_the_call(ends: Ends, leave: Callable[[Any], o
     assert isinstance(ends.ended(ends.silent(TIMEOUTS)), ClientGone)
 
 
-def test_a_client_that_sends_its_body_too_slowly(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_sends_its_body_too_slowly(ends: Ends) -> None:
     """Reading ends; writing goes on, so that it can be told."""
-    monkeypatch.setattr(watchdog, "CLIENT_TIMEOUT", SHORT)
-    reason = ends.ended(lambda _: ends.our_client.recv(1))
+    reason = ends.ended(lambda _: ends.our_client.recv(1), seconds=SHORT)
     assert isinstance(reason, CallerError)
     assert reason.status == 400
     ends.our_client.sendall(b"400")
