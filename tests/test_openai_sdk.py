@@ -185,6 +185,9 @@ def test_a_bad_request(
 
 def test_the_models(sdk: OpenAI) -> None:
     assert [model.id for model in sdk.models.list()] == [MODEL]
+    assert sdk.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        sdk.models.retrieve("gpt-4o")
 
 
 def test_another_endpoint(sdk: OpenAI) -> None:

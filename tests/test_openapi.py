@@ -3,19 +3,21 @@
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
 import serving
+from flask.testing import FlaskClient
 from recorded import SAMPLES
 from serving import KEY, MODEL, Server
 from test_provider_cases import BASE_URL, FOLDER, ROWS, provider
 from werkzeug.test import TestResponse
 
 from app import create_app
-from emulator import Emulator
 from proxy import errors, routes
 from proxy.chat_request import PARAMETERS, ChatRequest
 
@@ -57,12 +59,6 @@ def alternatives(responses: Iterator[dict[str, Any]]) -> dict[str, set[str]]:
 # --- its lists are the code's -------------------------------------------------------------------
 
 
-def test_it_is_openapi() -> None:
-    import schemathesis
-
-    schemathesis.openapi.from_dict(DOCUMENT).validate()
-
-
 def test_its_paths_are_the_proxys() -> None:
     rules = {rule.rule.replace("<path:id>", "{id}") for rule in create_app({}).url_map.iter_rules()}
     assert PATHS.keys() == rules
@@ -100,12 +96,9 @@ def test_its_codes_and_types_are_those_of_errors() -> None:
     assert set(COMPONENTS["schemas"]["ErrorCode"]["enum"]) == all_of_them.keys()
     assert set(COMPONENTS["schemas"]["ErrorType"]["enum"]) == set.union(*all_of_them.values())
     assert alternatives(map(resolved, COMPONENTS["responses"].values())) == all_of_them
-
-
-@pytest.mark.parametrize("code", sorted(errors.CODES))
-def test_the_status_of_a_code(code: str) -> None:
-    status = errors.ProxyError(code).status
-    assert code in alternatives(iter([resolved(OPERATION["responses"][str(status)])]))
+    for code in errors.CODES:
+        response = OPERATION["responses"][str(errors.ProxyError(code).status)]
+        assert code in alternatives(iter([resolved(response)]))
 
 
 # --- its schemas fit each answer ----------------------------------------------------------------
@@ -177,19 +170,23 @@ def check(response: TestResponse, status: int, operation: dict[str, Any] = OPERA
     response.close()
 
 
+@cache
+def client_of(base_url: str, provider: str = "workers-ai") -> FlaskClient:
+    """One application for all requests to a provider."""
+    more = {"MAX_REQUEST_BYTES": "1000000", "LLAMA_PROVIDER_BASE_URL": base_url}
+    return create_app(serving.settings("", provider, **more)).test_client()
+
+
 @pytest.mark.parametrize(("status", "asked"), REQUESTS.values(), ids=REQUESTS)
 def test_each_answer_is_documented(env: dict[str, str], status: int, asked: dict[str, Any]) -> None:
-    client = create_app(env | {"MAX_REQUEST_BYTES": "1000000"}).test_client()
+    client = client_of(env["LLAMA_PROVIDER_BASE_URL"])
     check(client.open(**{"method": "POST", "path": "/", "headers": BEARER} | asked), status)
 
 
-@pytest.mark.parametrize("provider", ["workers-ai", "openai"])
 @pytest.mark.parametrize("sample", SAMPLES)
-def test_each_answer_to_a_sample_is_documented(
-    emulator: Emulator, provider: str, sample: str
-) -> None:
-    """Whatever a provider really sent."""
-    client = create_app(serving.settings(emulator.url, provider)).test_client()
+def test_each_answer_to_a_sample_is_documented(env: dict[str, str], sample: str) -> None:
+    """Whatever Workers AI really sent."""
+    client = client_of(env["LLAMA_PROVIDER_BASE_URL"])
     stream = sample.endswith(".sse")
     response = client.post("/", headers=BEARER, **asking(f"[[sample={sample}]]", stream=stream))
     assert response.status_code in {200, 400, 502}
@@ -201,32 +198,30 @@ def test_each_answer_to_a_report_is_documented(row: str) -> None:
     """Whatever other providers sent: custom tool calls, refusals, counters, errors."""
     case, mode = ROWS[row]
     base_url = BASE_URL + ("/v1" if case["provider"] == "openai" else "")
-    env = serving.settings("", case["provider"], LLAMA_PROVIDER_BASE_URL=base_url)
     body = (FOLDER / case[mode]["file"]).read_bytes()
     with provider(case, mode, body, size=4096, reset=False):
         asked = asking(stream=mode == "stream")
-        response = create_app(env).test_client().post("/", headers=BEARER, **asked)
+        response = client_of(base_url, case["provider"]).post("/", headers=BEARER, **asked)
         check(response, response.status_code)
 
 
-@pytest.mark.parametrize("said", ["Hi", "[[status=429,code=3040]]"])
-def test_an_answer_with_fallback_models_is_documented(env: dict[str, str], said: str) -> None:
-    client = create_app(env | {"LLAMA_PROVIDER_MODELS": f"chat={MODEL}|@cf/other/model"})
-    response = client.test_client().post("/", headers=BEARER, **asking(said))
-    assert "X-Provider-Model" in response.headers
-    check(response, response.status_code)
+FALLBACK = {"LLAMA_PROVIDER_MODELS": f"chat={MODEL}|@cf/other/model"}
+SETTINGS = {
+    "a fallback": (FALLBACK, "Hi", 200),
+    "fallbacks that refuse": (FALLBACK, "[[status=429,code=3040]]", 502),
+    "no key": ({"WORKER_ACCESS_KEY": ""}, "Hi", 500),
+    "no key of the provider": ({"LLAMA_PROVIDER_API_KEY": ""}, "Hi", 500),
+    "over the rate limit": ({"RATE_LIMIT": "1/day"}, "Hi", 429),
+}
 
 
-@pytest.mark.parametrize("variable", ["WORKER_ACCESS_KEY", "LLAMA_PROVIDER_API_KEY"])
-def test_a_misconfigured_proxys_answer_is_documented(env: dict[str, str], variable: str) -> None:
-    client = create_app(env | {variable: ""}).test_client()
-    check(client.post("/", headers=BEARER, **asking()), 500)
-
-
-def test_an_answer_over_the_rate_limit_is_documented(env: dict[str, str]) -> None:
-    client = create_app(env | {"RATE_LIMIT": "1/day"}).test_client()
-    check(client.post("/", headers=BEARER, **asking()), 200)
-    check(client.post("/", headers=BEARER, **asking()), 429)
+@pytest.mark.parametrize(("more", "said", "status"), SETTINGS.values(), ids=SETTINGS)
+def test_each_answer_by_other_settings_is_documented(
+    env: dict[str, str], more: dict[str, str], said: str, status: int
+) -> None:
+    client = create_app(env | more).test_client()
+    client.post("/", headers=BEARER, buffered=True, **asking(said))
+    check(client.post("/", headers=BEARER, **asking(said)), status)
 
 
 READING = [
@@ -321,8 +316,7 @@ def with_our_model(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/models/{id}", "/healthz", "/readyz"])
-def test_schemathesis(running_proxy: Server, path: str) -> None:
+def test_schemathesis(running_proxy: Server) -> None:
     """Valid and invalid requests that it makes of the document; all its checks are on.
 
     Three have nothing to look at: use_after_free and ensure_resource_availability need a resource
@@ -337,21 +331,27 @@ def test_schemathesis(running_proxy: Server, path: str) -> None:
     from schemathesis.generation.hypothesis import builder
     from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+    schemathesis.openapi.from_dict(DOCUMENT).validate()
     schema = schemathesis.openapi.from_dict(with_our_model(DOCUMENT))
     schema.config.generation.update(
         modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE], deterministic=True
     )
     checks = schemathesis.checks.CHECKS.get_all()
     assert len(checks) >= 14
+    numbers = count()
 
-    @settings(derandomize=True, max_examples=12, deadline=None, database=None)
+    @settings(derandomize=True, max_examples=4, deadline=None, database=None)
     def conforms(case: schemathesis.Case) -> None:
+        if case.path == "/" and next(numbers) % 3:
+            return  # of its 460 cases: SCHEMA_ACCEPTS has one of each kind
         response = case.call(base_url=running_proxy.url, headers=BEARER)
         left_out = [positive_data_acceptance] * (b"provider_rejected_input" in response.content)
         wanted = [check for check in checks if check not in left_out]
         case.validate_response(response, checks=wanted, headers=BEARER)
 
-    (operation,) = schema[path].values()
     modes = list(builder.HypothesisTestMode)
     config = builder.HypothesisTestConfig(project=schema.config, modes=modes, seed=1)
-    builder.create_test(operation=operation, test_func=conforms, config=config)()
+    for path in ("/", "/v1/models", "/v1/models/{id}", "/healthz", "/readyz"):
+        (operation,) = schema[path].values()
+        builder.create_test(operation=operation, test_func=conforms, config=config)()
+    assert next(numbers) > 400
