@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy import completion, usage
 from proxy.chat_request import ChatRequest
+from proxy.completion import Answer, Chunk, around_text
 from proxy.errors import ProxyError
 from proxy.part import Mark
 from proxy.providers import Provider, UpstreamRequest, answers, refusals
+from proxy.usage import AnswerUsage
 
 CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
@@ -19,46 +20,29 @@ SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
 
 @dataclass(frozen=True)
 class Sample:
-    """One entry of samples/index.json."""
+    """A body of samples/, with what index.json says of it."""
 
-    file: str
-    status: int
-    content_type: str
-    headers: dict[str, str]
     body: bytes
+    refusal: tuple[int, dict[str, str], bytes]  # status, headers, body
     caller_gets: dict[str, Any]  # of an answer or a refusal; empty for others
 
-    @property
-    def refusal(self) -> tuple[int, dict[str, str], bytes]:
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> "Sample":
+        body = (FOLDER / entry["file"]).read_bytes()
         # As requests has them: the case of a header's name means nothing.
-        return self.status, {k.title(): v for k, v in self.headers.items()}, self.body
+        headers = {name.title(): value for name, value in entry["headers"].items()}
+        return cls(body, (entry["http_status"], headers, body), entry.get("caller_gets", {}))
 
 
-def _samples() -> dict[str, Sample]:
-    folder = Path(__file__).parent / "samples"
-    entries = json.loads((folder / "index.json").read_bytes())["samples"]
-    return {
-        entry["file"]: Sample(
-            entry["file"],
-            entry["http_status"],
-            entry["content_type"],
-            entry["headers"],
-            (folder / entry["file"]).read_bytes(),
-            entry.get("caller_gets", {}),
-        )
-        for entry in entries
-    }
-
-
-SAMPLES = _samples()
+FOLDER = Path(__file__).parent / "samples"
+INDEX = json.loads((FOLDER / "index.json").read_bytes())["samples"]
+SAMPLES = {entry["file"]: Sample.of(entry) for entry in INDEX}
 
 
 def chat(**fields: Any) -> ChatRequest:
     """A valid request for the model "m", with more fields or others."""
-    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
-    return ChatRequest.from_json(
-        json.dumps(body).encode(), ["m", "other"], id="chatcmpl-1", created=CREATED
-    )
+    body = as_bytes({"messages": [{"role": "user", "content": "Hi"}], **fields})
+    return ChatRequest.from_json(body, ["m", "other"], id="chatcmpl-1", created=CREATED)
 
 
 def refused(provider: Provider, status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
@@ -92,8 +76,7 @@ def whole(
     """The completion that a provider's whole answer becomes."""
     asked = chat(**fields)
     parts = answers.parts(provider, asked, _Reply([as_bytes(body)], is_event_stream))
-    used = usage.AnswerUsage()
-    return completion.Answer(asked, used, token_limit=provider.token_limit).completion(parts)
+    return Answer(asked, AnswerUsage(), token_limit=provider.token_limit).completion(parts)
 
 
 def streamed(
@@ -101,15 +84,14 @@ def streamed(
 ) -> Iterator[dict[str, Any]]:
     """The chunks that a provider's stream, or its whole answer, becomes."""
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
-    parts = answers.parts(provider, asked, _Reply(list(pieces), is_event_stream))
-    used = usage.AnswerUsage()
-    chunks = completion.Answer(asked, used, token_limit=provider.token_limit).chunks(parts)
-    return as_json(asked, chunks)
+    parts = answers.parts(provider, asked, _Reply([*pieces], is_event_stream))
+    answer = Answer(asked, AnswerUsage(), token_limit=provider.token_limit)
+    return as_json(asked, answer.chunks(parts))
 
 
-def as_json(asked: ChatRequest, chunks: Iterable[completion.Chunk]) -> Iterator[dict[str, Any]]:
+def as_json(asked: ChatRequest, chunks: Iterable[Chunk]) -> Iterator[dict[str, Any]]:
     """The chunks as they are sent; between them are only pauses."""
-    before, after = completion.around_text(asked)
+    before, after = around_text(asked)
     for chunk in chunks:
         if isinstance(chunk, str):
             yield json.loads(before + json.dumps(chunk).encode() + after)
@@ -152,28 +134,17 @@ class Told:
     @classmethod
     def by(cls, chunks: Iterable[dict[str, Any]]) -> "Told":
         """Read the chunks as strictly as the strictest SDK."""
-        told = cls()
-        role_chunk, *rest = list(chunks)
-        assert role_chunk["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-        for chunk in (role_chunk, *rest):
-            head = {name: chunk[name] for name in ("id", "object", "created", "model")}
-            assert head == {
-                "id": "chatcmpl-1",
-                "object": "chat.completion.chunk",
-                "created": CREATED,
-                "model": "m",
-            }
-        *rest, finish_chunk, usage_chunk = rest
-        for chunk in rest:
-            (choice,) = chunk["choices"]
-            assert choice["index"] == 0
-            assert choice["finish_reason"] is None
+        head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": CREATED}
+        said = [*chunks]
+        assert all(chunk.items() >= {**head, "model": "m"}.items() for chunk in said)
+        role, *deltas, finish, usage = [chunk["choices"] for chunk in said]
+        assert role[0]["delta"] == {"role": "assistant", "content": ""}
+        assert finish[0]["delta"] == {}
+        assert usage == []
+        told = cls(finish=finish[0]["finish_reason"], usage=said[-1]["usage"])
+        for (choice,) in deltas:
+            assert (choice["index"], choice["finish_reason"]) == (0, None)
             told._add(choice["delta"])
-        (choice,) = finish_chunk["choices"]
-        assert choice["delta"] == {}
-        told.finish = choice["finish_reason"]
-        assert usage_chunk["choices"] == []
-        told.usage = usage_chunk["usage"]
         return told
 
     def _add(self, delta: dict[str, Any]) -> None:
@@ -192,11 +163,5 @@ class Told:
 
 def told_of(error: ProxyError) -> tuple[int, str, str | None, str | None, str | None]:
     """What a failure tells: status, code, param, X-Should-Retry, Retry-After."""
-    headers = error.headers
-    return (
-        error.status,
-        error.code,
-        error.param,
-        headers.get("X-Should-Retry"),
-        headers.get("Retry-After"),
-    )
+    retry, after = map(error.headers.get, ("X-Should-Retry", "Retry-After"))
+    return error.status, error.code, error.param, retry, after
