@@ -47,8 +47,7 @@ def chat(**fields: Any) -> ChatRequest:
 
 def refused(provider: Provider, status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
     """What the caller of this provider is told about a refusal."""
-    settings = provider.address_settings
-    return refusals.error(status, headers, body, now=CREATED, address_settings=settings)
+    return refusals.error(provider, CREATED, status, headers, body)
 
 
 def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:

@@ -7,8 +7,6 @@ through the real application, with `responses` as the provider.
 import io
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -28,11 +26,12 @@ ROWS = {f"{case['name']}-{mode}": (case, mode) for case in CASES for mode in ("w
         if mode in case}  # fmt: skip
 STREAMS = {name: row for name, row in ROWS.items() if row[0][row[1]]["file"].endswith(".sse")}
 BASE_URL = "https://provider.example"
+Clients = dict[str, FlaskClient]
 PATHS = {"openai": "/v1/chat/completions", "workers-ai": f"/{serving.MODEL}"}
 
 
 @pytest.fixture(scope="module")
-def clients() -> dict[str, FlaskClient]:
+def clients() -> Clients:
     """The application with each provider."""
     models = {"LLAMA_PROVIDER_MODELS": f"m={serving.MODEL}"}
     bases = {"openai": f"{BASE_URL}/v1", "workers-ai": BASE_URL}
@@ -44,63 +43,50 @@ def clients() -> dict[str, FlaskClient]:
     }
 
 
-class Pieces(io.RawIOBase):
+def body_of(row: Any) -> bytes:
+    case, mode = row
+    return (FOLDER / case[mode]["file"]).read_bytes()
+
+
+class Pieces(io.BufferedReader):  # `responses` takes no other body that is read
     """A body that comes in pieces of a size, and at its end is reset where `reset`."""
 
     def __init__(self, body: bytes, size: int, reset: bool) -> None:
-        self.body, self.size, self.reset, self.at = body, size, reset, 0
+        super().__init__(io.BytesIO(body))  # type: ignore[arg-type]
+        self.size, self.reset = size, reset
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self.body[self.at : self.at + self.size]
+    def read1(self, _: int = -1) -> bytes:
+        piece = super().read1(self.size)
         if not piece and self.reset:
             raise ConnectionResetError
-        buffer[: len(piece)] = piece
-        self.at += len(piece)
-        return len(piece)
+        return piece
 
 
-@contextmanager
-def provider(case: Any, mode: str, body: bytes, size: int, reset: bool) -> Iterator[None]:
-    """It gives this body."""
+def post(
+    clients: Clients, row: Any, body: bytes, *, size: int = 4096, reset: bool = False
+) -> TestResponse:
+    """What the caller gets where the provider of the row gives this body."""
+    case, mode = row
     headers = {
         name: formatdate(time.time() + int(value[6:]), usegmt=True)
         if value.startswith("@date+")
         else value
         for name, value in case.get("headers", ())
     }
-    with responses.RequestsMock() as mock:
-        mock.post(
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
+    if mode == "stream":
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    with responses.RequestsMock() as provider:
+        provider.post(
             BASE_URL + PATHS[case["provider"]],
-            body=io.BufferedReader(Pieces(body, size, reset), 4096),
+            body=Pieces(body, size, reset),
             status=case["status"],
             headers=headers,
             content_type=case[mode]["content_type"],
         )
-        yield
-
-
-def post(
-    clients: dict[str, FlaskClient],
-    row: Any,
-    *,
-    body: bytes | None = None,
-    size: int = 4096,
-    reset: bool = False,
-) -> TestResponse:
-    """What the caller gets where the provider gives `body`, or the row's own."""
-    case, mode = row
-    body = (FOLDER / case[mode]["file"]).read_bytes() if body is None else body
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
-    if mode == "stream":
-        asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    authorization = {"Authorization": f"Bearer {serving.KEY}"}
-    with provider(case, mode, body, size, reset):
-        response = clients[case["provider"]].post("/", json=asked, headers=authorization)
-        response.get_data()
-    return response
+        authorization = {"Authorization": f"Bearer {serving.KEY}"}
+        client = clients[case["provider"]]
+        return client.post("/", json=asked, headers=authorization, buffered=True)
 
 
 @dataclass
@@ -111,113 +97,85 @@ class Heard:
     reasoning: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     finish: str | None = None
-    usage: tuple[int, ...] = (0, 0, 0)
+    usage: list[int] = field(default_factory=lambda: [0, 0, 0])
     fields: set[str] = field(default_factory=set)
     error: str | None = None
     done: bool = False
 
     @classmethod
-    def whole(cls, answer: dict[str, Any]) -> "Heard":
-        (choice,) = answer["choices"]
-        message = choice["message"]
-        assert message["role"] == "assistant"
-        assert "refusal" in message
-        heard = cls(finish=choice["finish_reason"], fields=set(answer))
-        heard._add(message)
-        heard._count(answer["usage"])
-        return heard
-
-    @classmethod
-    def stream(cls, body: bytes) -> "Heard":
+    def of(cls, response: TestResponse, mode: str) -> "Heard":
         heard = cls()
-        *events, end = body.split(b"\n\n")
+        if mode == "whole":
+            answer = response.get_json()
+            assert answer["choices"][0]["message"].keys() >= {"role", "content", "refusal"}
+            heard._add(answer, "message")
+            return heard
+        *events, end = response.get_data().split(b"\n\n")
         assert end == b""
         for number, event in enumerate(events):
             assert not heard.done and not heard.error
-            data = event.removeprefix(b"data: ")
-            if data == b"[DONE]":
-                heard.done = True
-            else:
-                heard._chunk(json.loads(data), is_first=number == 0)
+            heard.done = event == b"data: [DONE]"
+            chunk = {} if heard.done else json.loads(event.removeprefix(b"data: "))
+            for choice in chunk.get("choices", ()):
+                assert ("role" in choice["delta"]) == (number == 0)
+                assert not (choice["finish_reason"] and choice["delta"])
+            heard._add(chunk, "delta")
         assert heard.done == (heard.error is None)  # a cut answer never looks whole
-        assert heard.done == (heard.finish is not None)
+        assert not heard.done or heard.finish
         return heard
 
-    def _chunk(self, chunk: dict[str, Any], *, is_first: bool) -> None:
-        if "error" in chunk:
-            self.error, self.finish = chunk["error"]["code"], None
-            return
-        self.fields |= set(chunk)
-        for choice in chunk["choices"]:
-            assert is_first == ("role" in choice["delta"])
+    def _add(self, answer: dict[str, Any], key: str) -> None:
+        """An answer, or a chunk of one; `key`: where its choice has the message."""
+        self.error = answer.get("error", {}).get("code")
+        self.fields |= answer.keys()
+        for choice in answer.get("choices", ()):
             assert not self.finish
-            self.finish = choice["finish_reason"]
-            assert not (self.finish and choice["delta"])
-            self._add(choice["delta"])
-        if chunk.get("usage"):
-            self._count(chunk["usage"])
+            self.finish, message = choice["finish_reason"], choice[key]
+            self.content += message.get("content") or ""
+            self.reasoning += message.get("reasoning_content") or ""
+            for position, call in enumerate(message.get("tool_calls") or ()):
+                self._add_call(call, call.get("index", position))
+        if usage := answer.get("usage"):
+            names = ("prompt_tokens", "completion_tokens", "total_tokens")
+            self.usage = [usage[name] for name in names]
 
-    def _add(self, message: dict[str, Any]) -> None:
-        """A message, or a delta of one."""
-        self.content += message.get("content") or ""
-        self.reasoning += message.get("reasoning_content") or ""
-        for position, call in enumerate(message.get("tool_calls") or ()):
-            index = call.get("index", position)
-            if index == len(self.calls):
-                assert call["id"] and call["type"]
-                self.calls.append(call)
-            else:  # the next piece of one: of the names, only the arguments come in pieces
-                kind = self.calls[index]["type"]
-                assert not call.get("function", {}).get("name")
-                for name, piece in call[kind].items():
-                    self.calls[index][kind][name] += piece
-
-    def _count(self, usage: dict[str, Any]) -> None:
-        names = ("prompt_tokens", "completion_tokens", "total_tokens")
-        self.usage = tuple(usage[name] for name in names)
+    def _add_call(self, call: dict[str, Any], index: int) -> None:
+        """A call, or the next piece of one: of the names, only the arguments come in pieces."""
+        if index == len(self.calls):
+            assert call["id"] and call["type"]
+            self.calls.append(call)
+        else:
+            kind = self.calls[index]["type"]
+            assert not call.get("function", {}).get("name")
+            for name, piece in call[kind].items():
+                self.calls[index][kind][name] += piece
 
     def meets(self, expected: dict[str, Any]) -> None:
         """Whether it is what index.json has."""
-        of_kind = {
-            kind: [call[kind] for call in self.calls if call["type"] == kind]
-            for kind in ("function", "custom")
-        }
+        functions = [call["function"] for call in self.calls if call["type"] == "function"]
+        customs = [call["custom"] for call in self.calls if call["type"] == "custom"]
         seen = {
-            "content": self.content,
-            "reasoning": self.reasoning,
-            "finish": self.finish,
-            "usage": list(self.usage),
-            "done": self.done,
-            "error": self.error,
-            "calls": [[call["name"], call["arguments"]] for call in of_kind["function"]],
-            "custom_calls": [[call["name"], call["input"]] for call in of_kind["custom"]],
+            **vars(self),
+            "calls": [[call["name"], call["arguments"]] for call in functions],
+            "custom_calls": [[call["name"], call["input"]] for call in customs],
             "indexes": [call.get("index") for call in self.calls],
         }
-        wanted = {name: value for name, value in expected.items() if name in seen}
-        assert {name: seen[name] for name in wanted} == wanted
-        assert set(expected.get("extra_has", ())) <= self.fields
-        extras = expected.get("call_extra", [])
-        assert len(self.calls) >= len(extras)
-        for call, extra in zip(self.calls, extras, strict=False):
+        assert seen == {**seen, **{name: expected[name] for name in seen.keys() & expected.keys()}}
+        assert self.fields >= set(expected.get("extra_has", ()))
+        for call, extra in zip(self.calls, expected.get("call_extra", self.calls), strict=True):
             assert call.items() >= extra.items()
 
 
 def check(response: TestResponse, expected: dict[str, Any], mode: str) -> None:
     """Whether the response is what index.json has."""
     assert response.status_code == expected["status"], response.get_data()
-    if response.status_code != 200:
-        error = response.get_json()["error"]
-        assert {name: error[name] for name in ("code", "param") if name in expected} == {
-            name: expected[name] for name in ("code", "param") if name in expected
-        }
-        assert response.headers.get("X-Should-Retry") == expected.get(
-            "retry", response.headers.get("X-Should-Retry")
-        )
-        assert expected.get("says", "") in error["message"]
-    elif mode == "whole":
-        Heard.whole(response.get_json()).meets(expected)
+    if response.status_code == 200:
+        Heard.of(response, mode).meets(expected)
     else:
-        Heard.stream(response.get_data()).meets(expected)
+        error = response.get_json()["error"]
+        told = {**error, "retry": response.headers.get("X-Should-Retry")}
+        assert told == {**told, **{name: expected[name] for name in told.keys() & expected.keys()}}
+        assert expected.get("says", "") in error["message"]
 
 
 def test_the_cases_are_all_there() -> None:
@@ -228,9 +186,9 @@ def test_the_cases_are_all_there() -> None:
 
 @pytest.mark.parametrize("size", [4096, 1], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_what_must_come(clients: dict[str, FlaskClient], row: Any, size: int) -> None:
+def test_what_must_come(clients: Clients, row: Any, size: int) -> None:
     case, mode = row
-    check(post(clients, row, size=size), case[mode]["expect"], mode)
+    check(post(clients, row, body_of(row), size=size), case[mode]["expect"], mode)
 
 
 def is_finished(stream: bytes) -> bool:
@@ -251,16 +209,15 @@ def is_finished(stream: bytes) -> bool:
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("row", STREAMS.values(), ids=STREAMS)
-def test_a_cut_never_looks_whole(clients: dict[str, FlaskClient], row: Any, reset: bool) -> None:
+def test_a_cut_never_looks_whole(clients: Clients, row: Any, reset: bool) -> None:
     """Cut after each event, and in the middle of each."""
-    case, mode = row
-    body = (FOLDER / case[mode]["file"]).read_bytes()
+    body = body_of(row)
     ends = [at for at in range(len(body)) if body.startswith(b"\n\n", at)]
     cuts = {0, *(end + 2 for end in ends), *(() if reset else (end - 40 for end in ends))}
     for cut in sorted(cuts - {len(body)}):
-        response = post(clients, row, body=body[:cut], reset=reset)
+        response = post(clients, row, body[:cut], reset=reset)
         if response.status_code == 200:
-            heard = Heard.stream(response.get_data())
+            heard = Heard.of(response, "stream")
             assert not heard.done or is_finished(body[:cut]), body[:cut]
         else:
             assert response.status_code in (400, 502)
@@ -270,8 +227,7 @@ ANSWERS = {name: row for name, row in ROWS.items() if row[1] == "whole" and row[
 
 
 @pytest.mark.parametrize("row", ANSWERS.values(), ids=ANSWERS)
-def test_half_of_a_whole_answer_is_none(clients: dict[str, FlaskClient], row: Any) -> None:
-    case, mode = row
-    body = (FOLDER / case[mode]["file"]).read_bytes()
-    response = post(clients, row, body=body[: len(body) // 2])
+def test_half_of_a_whole_answer_is_none(clients: Clients, row: Any) -> None:
+    body = body_of(row)
+    response = post(clients, row, body[: len(body) // 2])
     assert response.status_code == 502

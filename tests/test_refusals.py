@@ -8,12 +8,15 @@ from recorded import CREATED, told_of
 
 from proxy.errors import ProxyError
 from proxy.providers import refusals
+from proxy.providers.openai_compatible import OpenAICompatible
+
+PROVIDER = OpenAICompatible("http://x", "", {"m": ("m",)})
 
 
 def error(status: int, body: Any = b"", **headers: str) -> ProxyError:
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return refusals.error(status, named, body, now=CREATED, address_settings="X")
+    return refusals.error(PROVIDER, CREATED, status, named, body)
 
 
 STATUSES = {  # code: what a retry does after a complete refusal, after another; statuses
@@ -72,5 +75,6 @@ def test_a_wait_is_passed_on_in_seconds(headers: dict[str, str], wait: str | Non
     assert error(503, {"error": "x"}, **headers).headers.get("Retry-After") == wait
 
 
-def test_who_knows_no_such_address() -> None:
-    assert error(404, {"error": "x"}).notes["fix"] == "X"
+def test_the_log_names_the_settings_of_an_address() -> None:
+    settings = "LLAMA_PROVIDER_BASE_URL and LLAMA_PROVIDER_MODELS"
+    assert error(404, {"error": "x"}).notes["fix"] == settings

@@ -23,10 +23,7 @@ _LONGEST_START = 6  # bytes
 def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part | Mark]:
     """The parts as the provider sends them, with its pauses and its [DONE]; a whole answer is one
     part. Raises ProxyError, for a refusal at the first step."""
-    settings = provider.address_settings
-    refused = partial(
-        refusals.error, reply.status, reply.headers, now=chat.created, address_settings=settings
-    )
+    refused = partial(refusals.error, provider, chat.created, reply.status, reply.headers)
     if not 200 <= reply.status < 300:
         page = b""
         with suppress(ProviderError):  # the status alone has a meaning

@@ -9,19 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.errors import PROVIDER_CODES, CallerError, ProviderError, ProxyError
-from proxy.providers import facts
+from proxy.providers import Provider, facts
 from proxy.providers.envelopes import Envelope
 from proxy.providers.frames import MEANINGS, as_word
 
 
 def error(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: int, address_settings: str
+    provider: Provider, now: int, status: int, headers: Mapping[str, str], body: bytes
 ) -> ProxyError:
     """An error response, or an error in a response of status 200, as one of our errors.
-
-    `now`: seconds since 1970, UTC; `address_settings`: what the operator should check if the
-    provider knows no such address.
-    """
+    `now`: seconds since 1970, UTC."""
     envelope = Envelope.of(status, body)
     words = envelope.words + ([as_word(envelope.prose)] if envelope.status != 401 else [])
     word = next(filter(_meaning, words), "")
@@ -40,23 +37,21 @@ def error(
     elif kind == "answer_blocked" or _BLOCKED in envelope.prose:
         kind, options["message"] = "provider_bad_answer", _BLOCKED
     elif kind == "provider_not_found":
-        options["fix"] = address_settings
+        options["fix"] = provider.address_settings
     elif kind == "provider_failed" and envelope.objects:
         options["retry"] = True  # complete; after a CDN's page the model may still be at work
     if headers.get("X-Should-Retry", "").lower() == "false":
         options["retry"] = False
-    number = next(filter(str.isdecimal, envelope.words), "")
-    code = f", code {word or number}" if word or number else ""
-    return ProviderError(kind, seen=f"HTTP {status}{code}", **options)
+    word = word or next(filter(str.isdecimal, envelope.words), "")
+    seen = f"HTTP {status}, code {word}" if word else f"HTTP {status}"
+    return ProviderError(kind, seen=seen, **options)
 
 
 _BLOCKED = "The provider blocked the model's answer by its own rules."
 _BY_WORD: dict[str, str] = {
     str(word).replace("_", ""): kind for kind, words in MEANINGS["words"].items() for word in words
 }
-_BY_STATUS: dict[int, str] = {
-    s: kind for kind, statuses in MEANINGS["statuses"].items() for s in statuses
-}
+_BY_STATUS: dict[str, str] = MEANINGS["statuses"]
 _BY_PROSE: list[tuple[str, list[int], re.Pattern[str]]] = [
     (rule["kind"], rule["statuses"], re.compile("|".join(rule["patterns"]), re.I))
     for rule in MEANINGS["prose"]
@@ -88,7 +83,7 @@ def _kind(envelope: Envelope, word: str) -> str:
             return kind
     if is_of_input and "model" in places:
         return "provider_model_unavailable"
-    return _BY_STATUS.get(status) or _of_rest(envelope)
+    return _BY_STATUS.get(str(status)) or _of_rest(envelope)
 
 
 def _meaning(word: str) -> str:
