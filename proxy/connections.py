@@ -123,9 +123,10 @@ class Adapter(HTTPAdapter):
         return self.pool(request.url)
 
     def build_response(self, request: Any, response: Any) -> requests.Response:
-        """Without the cookies, which take time, and the request, whose body takes memory."""
+        """Without the cookies, which take time."""
         built = requests.Response()
         built.status_code, built.raw, built.headers = response.status, response, response.headers
+        built.request = request  # `responses` needs it
         return built
 
     def cert_verify(self, *args: Any, **options: Any) -> None:

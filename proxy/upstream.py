@@ -78,6 +78,8 @@ class Upstream:
             return Reply(self._adapter.send(prepared, stream=True, timeout=timeout), call)
         except _FAILURES as error:
             raise _failure(error, call) from None
+        finally:
+            prepared.body = None  # the response keeps its request
 
 
 def _failure(error: Exception, call: Call) -> Exception:
