@@ -12,7 +12,6 @@ from proxy.request_log import logger
 from proxy.settings import RateLimit
 
 PAUSE = 5.0  # seconds until a Redis that did not answer is asked again
-REDIS_TIMEOUT = 1  # second for each wait: a Redis that is down must not hold up requests
 
 
 class Counter:
@@ -20,8 +19,9 @@ class Counter:
 
     def __init__(self, limit: RateLimit) -> None:
         self._rate = parse(limit.rate)
-        timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT)
-        storage = storage_from_string(limit.storage, key_prefix="llm-proxy", **timeouts)
+        # A Redis that is down must not hold up requests: at most a second for each wait.
+        options = {"socket_timeout": 1, "socket_connect_timeout": 1}
+        storage = storage_from_string(limit.storage, key_prefix="llm-proxy", **options)
         self._limiter = FixedWindowRateLimiter(storage)
         self._asks_again_at = 0.0
 
