@@ -12,35 +12,21 @@ import serving
 from app import create_app
 from proxy import environment
 
-DOT_ENV = r"""
-# a comment
-PLAIN=pa$HOME-${HOME}-$1
-SINGLE='pa$HOME-${HOME}'
-DOUBLE="pa$HOME-${HOME}"
-SPACED = value # a comment
-HASH=a#b
-EMPTY=
-NO_VALUE
-export EXPORTED=yes
-TWICE=first
-TWICE=second
-BOTH=from the file
-BLANK_OUTSIDE=from the file
-"""
-EXPECTED = {
-    "PLAIN": "pa$HOME-${HOME}-$1",
-    "SINGLE": "pa$HOME-${HOME}",
-    "DOUBLE": "pa$HOME-${HOME}",
-    "SPACED": "value",
-    "HASH": "a#b",
-    "EMPTY": "",
-    "NO_VALUE": "",
-    "EXPORTED": "yes",
-    "TWICE": "second",
-    "BOTH": "from outside",
-    "BLANK_OUTSIDE": "",
-    "OUTSIDE": "pa$HOME",
+FILE = {  # a line of `.env`, and what is read from it
+    "# a comment": {},
+    "PLAIN=pa$HOME-${HOME}-$1": {"PLAIN": "pa$HOME-${HOME}-$1"},
+    "SINGLE='pa$HOME-${HOME}'": {"SINGLE": "pa$HOME-${HOME}"},
+    'DOUBLE="pa$HOME-${HOME}"': {"DOUBLE": "pa$HOME-${HOME}"},
+    "SPACED = value # a comment": {"SPACED": "value"},
+    "HASH=a#b": {"HASH": "a#b"},
+    "EMPTY=": {"EMPTY": ""},
+    "NO_VALUE": {"NO_VALUE": ""},
+    "export EXPORTED=yes": {"EXPORTED": "yes"},
+    "TWICE=first\nTWICE=second": {"TWICE": "second"},
+    "BOTH=from the file": {},
+    "BLANK_OUTSIDE=from the file": {},
 }
+OUTSIDE = {"BOTH": "from outside", "BLANK_OUTSIDE": "", "OUTSIDE": "pa$HOME"}
 
 
 @pytest.fixture
@@ -53,12 +39,10 @@ def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_environment_wins_over_the_file_whose_values_are_not_interpolated(
     env_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env_file.write_text(DOT_ENV)
-    for name in ("BOTH", "BLANK_OUTSIDE", "OUTSIDE"):
-        monkeypatch.setenv(name, EXPECTED[name])
-    variables, problems = environment.read()
-    assert {name: variables.get(name) for name in EXPECTED} == EXPECTED
-    assert problems == []
+    env_file.write_text("\n".join(FILE))
+    monkeypatch.setattr("os.environ", OUTSIDE)
+    expected = {name: value for values in FILE.values() for name, value in values.items()}
+    assert environment.read() == ({**expected, **OUTSIDE}, [])
     assert "PLAIN" not in os.environ
 
 
@@ -111,10 +95,8 @@ def test_a_file_that_cannot_be_understood_is_a_problem(env_file: Path, name: str
 
 def test_a_file_that_cannot_be_opened_is_a_problem(env_file: Path) -> None:
     env_file.mkdir()
-    _, problems = environment.read()
-    assert [str(problem) for problem in problems] == [
-        ".env: is not UTF-8 text or cannot be opened (IsADirectoryError)"
-    ]
+    (problem,) = environment.read()[1]
+    assert str(problem) == ".env: is not UTF-8 text or cannot be opened (IsADirectoryError)"
 
 
 def test_until_the_file_is_fixed_the_answer_is_500(
@@ -130,15 +112,16 @@ def test_until_the_file_is_fixed_the_answer_is_500(
     assert f".env: line 1 {QUOTE}" in caplog.text
 
 
-def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
-    assert environment.cores() == 3
-
-
-@pytest.mark.parametrize(("count", "cores"), [(7, 7), (None, 1)], ids=["known", "unknown"])
-def test_without_affinity_all_cores_are_counted(
-    monkeypatch: pytest.MonkeyPatch, count: int | None, cores: int
+@pytest.mark.parametrize(
+    ("affinity", "count", "cores"),
+    [({0, 2, 5}, 7, 3), (None, 7, 7), (None, None, 1)],
+    ids=["affinity", "none", "nothing known"],
+)
+def test_cores_are_those_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, affinity: set[int] | None, count: int | None, cores: int
 ) -> None:
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: affinity, raising=False)
+    if affinity is None:
+        monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: count)
     assert environment.cores() == cores

@@ -9,7 +9,6 @@ import pytest
 import serving
 from conftest import Serve
 from crowd import PROC, Wire, exchange, post, request, workers
-from serving import Server
 
 KEY, PROVIDER_KEY, ACCOUNT, PROMPT, PROSE, WRONG_KEY = (
     f"canary-{name}-{uuid.uuid4().hex}"
@@ -82,31 +81,34 @@ def with_prompt(name: str, stream: bool) -> bytes:
 
 
 # What a caller may send; all of it with the key, most of it wrong.
+GOOD = post("an answer", key=KEY)
 SENT = {
-    "a header line without a colon": post("an answer", f"Authorization Bearer {KEY}", key=KEY),
-    "a header with a blank before its colon": post("an answer", f"X-Key : {KEY}", key=KEY),
-    "a folded header": post("an answer", f"X-Key: a\r\n {KEY}", key=KEY),
-    "a NUL in a header": post("an answer", f"X-Key: {KEY}\0", key=KEY),
-    "a header without a name": post("an answer", f": {KEY}", key=KEY),
-    "a long line": post("an answer", key=KEY).replace(b"POST /", f"POST /?{KEY * 150}".encode()),
-    "a long header": post("an answer", f"X-Key: {KEY * 400}", key=KEY),
+    **{
+        f"header {number}": post("an answer", header, key=KEY)
+        for number, header in enumerate((
+            f"Authorization Bearer {KEY}", f"X-Key : {KEY}", f"X-Key: a\r\n {KEY}",
+            f"X-Key: {KEY}\0", f": {KEY}", f"X-Key: {KEY * 400}", f"Transfer-Encoding: {KEY}",
+            f"Referer: {KEY}", f"User-Agent: {KEY}", f"X-Request-Id: {KEY}!", AUTHORIZATION,
+        ))
+    },
+    **{
+        f"URL {number}": GOOD.replace(b"/", url.encode(), 1)
+        for number, url in enumerate((
+            f"/?{KEY * 150}", f"/?key={KEY}", f"http://{KEY}@x/", f"/{KEY}", f"/v1/{KEY}/chat",
+            f"/%63{KEY[1:]}", f"/{WRONG_KEY}",
+        ))
+    },
+    **{
+        f"{new[:9]!r} for {old!r}": GOOD.replace(old, new)
+        for old, new in ((b"POST", KEY.encode()), (b"Bearer", b"Basic"), (b"\r\n", b"\n"))
+    },
     "many headers": post("an answer", *[f"X-{n}: {KEY}" for n in range(120)], key=KEY),
-    "another coding": post("an answer", f"Transfer-Encoding: {KEY}", key=KEY),
-    "another method": post("an answer", key=KEY).replace(b"POST", KEY.encode()),
-    "another path": post("an answer", key=KEY).replace(b"POST /", b"POST /x"),
-    "a query": post("an answer", key=KEY).replace(b"POST /", f"POST /?key={KEY}".encode()),
-    "user info": post("an answer", key=KEY).replace(b"POST /", f"POST http://{KEY}@x/".encode()),
-    "a referer": post("an answer", f"Referer: {KEY}", f"User-Agent: {KEY}", key=KEY),
-    "a request id": post("an answer", f"X-Request-Id: {KEY}!", key=KEY),
-    "two keys": post("an answer", AUTHORIZATION, key=KEY),
     "a wrong key": post("an answer", key=WRONG_KEY),
-    "another scheme": post("an answer", key=KEY).replace(b"Bearer", b"Basic"),
     "a key that is not ASCII": post("an answer", key=WRONG_KEY + "\xe9"),
     "no JSON": with_body(PROMPT),
     "JSON of another shape": with_body(json.dumps({"messages": PROMPT, PROMPT: PROMPT})),
     "another role": with_body(json.dumps({"messages": [{"role": PROMPT, "content": PROMPT}]})),
     "another model": with_body(json.dumps({"messages": [], "model": PROMPT})),
-    "bare line feeds": post("an answer", key=KEY).replace(b"\r\n", b"\n"),
 }  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def session(serve: Serve) -> Iterator[Session]:
 
 
 CANARIES = {
-    "tier-1 key": KEY,
+    "tier-1 key": KEY[1:],  # its first letter may be percent-encoded
     "tier-2 key": PROVIDER_KEY,
     "account": ACCOUNT,
     "prompt": PROMPT,
@@ -154,19 +156,10 @@ CANARIES = {
 
 
 @pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES)
-def test_no_answer_shows_it(session: Session, canary: str) -> None:
-    """Not even those to a malformed request. (The names of ignored fields are the caller's own.)"""
-    shown = [name for name, answer in session.answers.items() if canary.encode() in answer]
-    assert shown == []
-
-
-@pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES)
-def test_no_log_line_shows_it(session: Session, canary: str) -> None:
+def test_nothing_shows_it(session: Session, canary: str) -> None:
+    """Not even an answer to a malformed request. (Names of ignored fields are the caller's own.)"""
+    assert [name for name, answer in session.answers.items() if canary.encode() in answer] == []
     assert [line for line in session.log.splitlines() if canary in line] == []
-
-
-@pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES)
-def test_no_command_line_shows_it(session: Session, canary: str) -> None:
     assert b"gunicorn" in session.command_lines
     assert canary.encode() not in session.command_lines
 
@@ -177,14 +170,6 @@ def test_the_session_was_what_it_should_be(session: Session) -> None:
     assert statuses >= {b"200", b"400", b"401", b"404", b"414", b"431", b"502"}
     codes = ["auth_failed", "model_unavailable", "bad_answer", "failed", "quota_exhausted"]
     assert [code for code in codes if f"provider_{code}" not in session.log] == []
-
-
-def test_a_key_in_a_path_is_not_logged(proxy: Server) -> None:
-    for path in (KEY, f"v1/{KEY}/chat", "%74" + serving.KEY[1:], WRONG_KEY):
-        sent = post("Hi").replace(b"POST /", f"POST /{path}".encode())
-        assert b" 404 " in exchange(proxy, sent)
-    for secret in (KEY, serving.KEY[1:], WRONG_KEY):
-        assert secret not in proxy.log
 
 
 def test_there_is_no_access_log(session: Session) -> None:
