@@ -14,59 +14,48 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
 import requests
+from serving import ROOT, read_until
 
 from emulator import Emulator
 from emulator.directives import Faults
 
-ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "tests" / "samples"
 INDEX = json.loads((SAMPLES / "index.json").read_text("utf-8"))["samples"]
 NATIVE = "/client/v4/accounts/0123/ai/run/@cf/meta/llama-3-8b-instruct"
 OPENAI = "/v1/chat/completions"
 SAID = 'This is the emulator, not a model. You said: "Hello, Ærø!"'
 PATHS = pytest.mark.parametrize("path", [NATIVE, OPENAI], ids=["native", "openai"])
-WEATHER = {
-    "name": "get_weather",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string"},
-            "days": {"type": "integer"},
-            "share": {"type": "number"},
-            "exact": {"type": ["boolean", "null"]},
-            "unit": {"type": "string", "enum": ["C", "F"]},
-            "hours": {"type": "array", "items": {"type": "integer"}},
-            "place": {"type": "object", "properties": {"zip": {"type": "string"}}},
-        },
-    },
+
+
+def object_of(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*required]}
+
+
+def list_of(items: Any, **limits: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **limits}
+
+
+# The properties of a tool's parameters, and what the emulator calls it with.
+PROPERTIES = {
+    "city": ({"type": "string"}, "rain in Oslo?"),
+    "days": ({"type": "integer"}, 1),
+    "share": ({"type": "number"}, 1.5),
+    "exact": ({"type": ["boolean", "null"]}, True),
+    "unit": ({"type": "string", "enum": ["C", "F"]}, "C"),
+    "hours": (list_of({"type": "integer"}), [1]),
+    "place": (
+        {"type": "object", "properties": {"zip": {"type": "string"}}},
+        {"zip": "rain in Oslo?"},
+    ),
 }
-ARGUMENTS = {
-    "city": "rain in Oslo?",
-    "days": 1,
-    "share": 1.5,
-    "exact": True,
-    "unit": "C",
-    "hours": [1],
-    "place": {"zip": "rain in Oslo?"},
-}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Emulator]:
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(running: Emulator) -> Emulator:
-    running.clear()
-    return running
+PARAMETERS = {"type": "object", "properties": {key: kind for key, (kind, _) in PROPERTIES.items()}}
+WEATHER = {"name": "get_weather", "parameters": PARAMETERS}
+ARGUMENTS = {key: value for key, (_, value) in PROPERTIES.items()}
 
 
 def asking(text: Any, **fields: Any) -> dict[str, Any]:
@@ -107,15 +96,6 @@ def read_to_end(connection: socket.socket) -> tuple[bytes, str]:
     return received, "fin"
 
 
-def read_until(connection: socket.socket, mark: bytes) -> bytes:
-    received = b""
-    while mark not in received:
-        data = connection.recv(65536)
-        assert data, received
-        received += data
-    return received
-
-
 # --- what it says -----------------------------------------------------------------------------
 
 
@@ -151,11 +131,8 @@ def test_native_stream(emulator: Emulator) -> None:
 def test_openai_whole(emulator: Emulator, path: str) -> None:
     answer = post(emulator, path, asking("Hello, Ærø!", model="m"))
     said = answer.json()
-    assert (said["object"], said["model"], said["usage"]["total_tokens"]) == (
-        "chat.completion",
-        "m",
-        13,
-    )
+    assert (said["object"], said["model"]) == ("chat.completion", "m")
+    assert said["usage"]["total_tokens"] == 13
     (choice,) = said["choices"]
     assert choice["message"] == {"role": "assistant", "content": SAID, "refusal": None}
     assert choice["finish_reason"] == "stop" and answer.headers["x-request-id"]
@@ -187,26 +164,21 @@ def test_native_tool_call(emulator: Emulator, stream: bool) -> None:
     assert not result["response"]
 
 
-def test_openai_tool_call_whole(emulator: Emulator) -> None:
-    tools = [{"type": "function", "function": WEATHER}]
-    answer = post(emulator, OPENAI, asking("rain in Oslo?", tools=tools))
-    choice = answer.json()["choices"][0]
+def test_openai_tool_call(emulator: Emulator) -> None:
+    body = asking("rain in Oslo?", tools=[{"type": "function", "function": WEATHER}])
+    choice = post(emulator, OPENAI, body).json()["choices"][0]
     (call,) = choice["message"]["tool_calls"]
     assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
     assert (call["type"], call["function"]["name"]) == ("function", "get_weather")
     assert call["id"] and json.loads(call["function"]["arguments"]) == ARGUMENTS
-
-
-def test_openai_tool_call_streamed(emulator: Emulator) -> None:
-    tools = [{"type": "function", "function": WEATHER}]
-    answer = post(emulator, OPENAI, asking("rain in Oslo?", tools=tools, stream=True))
-    choices = [chunk["choices"][0] for chunk in events(answer.content)]
-    calls = [choice["delta"]["tool_calls"][0] for choice in choices[1:-1]]
+    chunks = events(post(emulator, OPENAI, {**body, "stream": True}).content)
+    _, *choices, last = [chunk["choices"][0] for chunk in chunks]
+    calls = [choice["delta"]["tool_calls"][0] for choice in choices]
     assert calls[0]["id"] and calls[0]["function"]["name"] == "get_weather"
     assert len(calls) > 3 and not any("id" in call for call in calls[1:])
     arguments = "".join(call["function"]["arguments"] for call in calls)
     assert json.loads(arguments) == ARGUMENTS
-    assert choices[-1]["finish_reason"] == "tool_calls"
+    assert last["finish_reason"] == "tool_calls"
 
 
 def test_a_tool_result_is_answered_in_words(emulator: Emulator) -> None:
@@ -223,27 +195,30 @@ def test_json_mode(emulator: Emulator, kind: str) -> None:
     assert json.loads(message["content"]) == expected
 
 
+NODE = {"$ref": "#/$defs/Node"}
+PATTERNS = {
+    "handle": "^@[a-zA-Z0-9_]+$",
+    "plate": r"^([A-Z]{2}|[^a-z]{3})-\d{3,5}(?:-.\W)?$",
+    "said": "Ærø",
+}
+FORMATS = (
+    *("date-time", "date", "time", "duration", "email", "hostname"),
+    *("ipv4", "ipv6", "uri", "uuid", "unheard-of"),
+)
 SCHEMAS: dict[str, Any] = {
     "empty": {},
-    "types": WEATHER["parameters"],
+    "types": PARAMETERS,
     "required without properties": {"type": "object", "required": ["a", "b"]},
-    "no type": {"properties": {"a": {"items": {"minimum": 3}}}, "required": ["a"]},
-    "required only": {"type": "object", "properties": {"a": {}}, "required": ["a", "z"]},
-    "list at the top": {"type": "array", "items": {"type": "string"}, "minItems": 3},
-    "few items": {"type": "array", "items": {"type": "null"}, "maxItems": 0},
-    "tuple": {
-        "type": "array",
-        "prefixItems": [{"type": "integer"}, {"const": "x"}],
-        "items": False,
-    },
+    "no type": {"properties": {"a": {"items": {"minimum": 3}}}, "required": ["a", "z"]},
+    "list at the top": list_of({"type": "string"}, minItems=3),
+    "few items": list_of({"type": "null"}, maxItems=0),
+    "tuple": list_of(False, prefixItems=[{"type": "integer"}, {"const": "x"}]),
     "tuple of exact length": {
-        "type": "array",
-        "prefixItems": [{"type": "number"}, {"type": "number"}],
-        "minItems": 2,
-        "maxItems": 2,
+        **{"type": "array", "prefixItems": [{"type": "number"}, {"type": "number"}]},
+        **{"minItems": 2, "maxItems": 2},
     },
     "enum of numbers": {"enum": [0, None]},
-    "falsy const": {"type": "object", "properties": {"a": {"const": 0}}, "required": ["a"]},
+    "falsy const": object_of("a", a={"const": 0}),
     "integer limits": {"type": "integer", "minimum": 7, "maximum": 9, "multipleOf": 4},
     "integer exclusive": {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 3},
     "negative": {"type": "integer", "maximum": -5},
@@ -252,23 +227,21 @@ SCHEMAS: dict[str, Any] = {
     "number steps": {"type": "number", "minimum": 3.1, "multipleOf": 0.5},
     "short": {"type": "string", "maxLength": 3},
     "long": {"type": "string", "minLength": 40},
-    "any of": {"type": "array", "items": {"anyOf": [{"type": "null"}, {"type": "string"}]}},
+    "any of": list_of({"anyOf": [{"type": "null"}, {"type": "string"}]}),
     "any of, with siblings": {
-        "type": "object",
-        "properties": {"kind": {"type": "string"}},
-        "required": ["kind"],
+        **object_of("kind", kind={"type": "string"}),
         "anyOf": [{"properties": {"kind": {"const": "a"}, "n": {"type": "integer"}}}],
     },
     "one of": {"oneOf": [{"type": "integer"}, {"type": "string"}]},
     "an option that nothing fits": {"anyOf": [False, {"type": "boolean"}]},
     "all of": {
         "allOf": [
-            {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            object_of("a", a={"type": "integer"}),
             {"properties": {"b": {"$ref": "#/$defs/B"}}, "required": ["b"]},
             {"$ref": "#/$defs/C"},
         ],
         "$defs": {
-            "B": {"type": "array", "items": {"type": "boolean"}, "minItems": 1},
+            "B": list_of({"type": "boolean"}, minItems=1),
             "C": {"required": ["c"], "properties": {"c": {"enum": ["c"]}}},
         },
     },
@@ -282,92 +255,49 @@ SCHEMAS: dict[str, Any] = {
         "required": ["a/b"],
         "definitions": {"x/y": {"type": "integer"}},
     },
-    "reference by place": {
-        "properties": {
-            "a": {"anyOf": [{"type": "integer"}]},
-            "b": {"$ref": "#/properties/a/anyOf/0"},
-        },
-        "required": ["a", "b"],
-    },
+    "reference by place": object_of(
+        "a", "b", a={"anyOf": [{"type": "integer"}]}, b={"$ref": "#/properties/a/anyOf/0"}
+    ),
     "reference at the top": {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object"}}},
     "tree": {
-        "$ref": "#/$defs/Node",
+        **NODE,
         "$defs": {
             "Node": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
-                    "parent": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
-                    "like": {"allOf": [{"$ref": "#/$defs/Node"}]},
-                },
-                "required": ["name", "children", "parent"],
+                **object_of(
+                    *("name", "children", "parent"),
+                    name={"type": "string"},
+                    children=list_of(NODE),
+                    parent={"anyOf": [NODE, {"type": "null"}]},
+                    like={"allOf": [NODE]},
+                ),
                 "additionalProperties": False,
             }
         },
     },
-    "holds the root": {
-        "type": "object",
-        "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
-        "required": ["next"],
-    },
+    "holds the root": object_of("next", next={"anyOf": [{"$ref": "#"}, {"type": "null"}]}),
     "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2},
-    "unique strings": {
-        "type": "array",
-        "items": {"maxLength": 2},
-        "minItems": 4,
-        "uniqueItems": True,
-    },
-    "unique words": {
-        "type": "array",
-        "items": {"enum": ["a", "b", "c"]},
-        "minItems": 3,
-        "uniqueItems": True,
-    },
-    "unique, of each kind": {
-        "type": "object",
-        "properties": {
-            name: {"type": "array", "items": items, "minItems": 2, "uniqueItems": True}
-            for name, items in {
-                "integers": {"type": "integer", "minimum": 5},
-                "numbers": {"type": "number"},
-                "booleans": {"type": "boolean"},
-                "matches": {"type": "string", "pattern": "^[a-z]+$"},
-                "objects": {"properties": {"a": {}}, "required": ["a"]},
-            }.items()
-        },
-    },
-    "one property, limited twice": {
-        "properties": {"kind": {"type": "string"}},
-        "required": ["kind"],
-        "$ref": "#/$defs/A",
-        "$defs": {"A": {"properties": {"kind": {"const": "a"}}}},
-    },
     "map with names": {
-        "type": "object",
-        "additionalProperties": {"type": "array", "items": {"type": "number"}},
-        "required": ["x"],
+        **{"type": "object", "required": ["x"]},
+        "additionalProperties": list_of({"type": "number"}),
     },
-    "patterns": {
-        "type": "object",
-        "properties": {
-            "handle": {"type": "string", "pattern": "^@[a-zA-Z0-9_]+$"},
-            "plate": {"type": "string", "pattern": r"^([A-Z]{2}|[^a-z]{3})-\d{3,5}(?:-.\W)?$"},
-            "word": {"type": "string", "pattern": r"^\w*$", "minLength": 12},
-            "said": {"type": "string", "pattern": "Ærø"},
-        },
-        "required": ["handle", "plate", "word", "said"],
+    "unique strings": list_of({"maxLength": 2}, minItems=4, uniqueItems=True),
+    "unique words": list_of({"enum": ["a", "b", "c"]}, minItems=3, uniqueItems=True),
+    "unique, of each kind": object_of(
+        integers=list_of({"type": "integer", "minimum": 5}, minItems=2, uniqueItems=True),
+        numbers=list_of({"type": "number"}, minItems=2, uniqueItems=True),
+        booleans=list_of({"type": "boolean"}, minItems=2, uniqueItems=True),
+        matches=list_of({"type": "string", "pattern": "^[a-z]+$"}, minItems=2, uniqueItems=True),
+        objects=list_of(object_of("a", a={}), minItems=2, uniqueItems=True),
+    ),
+    "one property, limited twice": {
+        **{"properties": {"kind": {"type": "string"}}, "required": ["kind"]},
+        **{"$ref": "#/$defs/A", "$defs": {"A": {"properties": {"kind": {"const": "a"}}}}},
     },
-    "formats": {
-        "type": "object",
-        "properties": {
-            name: {"type": "string", "format": name}
-            for name in (
-                *("date-time", "date", "time", "duration", "email", "hostname"),
-                *("ipv4", "ipv6", "uri", "uuid", "unheard-of"),
-            )
-        },
-    },
+    "patterns": object_of(
+        *PATTERNS, **{name: {"type": "string", "pattern": p} for name, p in PATTERNS.items()}
+    ),
+    "pattern of a length": {"type": "string", "pattern": r"^\w*$", "minLength": 12},
+    "formats": object_of(**{name: {"type": "string", "format": name} for name in FORMATS}),
 }
 
 
@@ -397,10 +327,7 @@ def test_json_schema_may_be_bare(emulator: Emulator) -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        {
-            "$ref": "#/$defs/A",
-            "$defs": {"A": {"required": ["a"], "properties": {"a": {"$ref": "#/$defs/A"}}}},
-        },
+        {"required": ["a"], "properties": {"a": {"$ref": "#"}}},
         {"type": "integer", "minimum": 3, "maximum": 2},
         {"type": "string", "pattern": "a(?!a)a", "maxLength": 1},
         {"type": "array", "items": False, "minItems": 1},
@@ -435,7 +362,7 @@ def test_max_tokens_cuts(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "codes"),
+    ("method", "path", "body", "status", "expected"),
     [
         ("POST", NATIVE, b"not JSON", 400, [5006]),
         ("POST", NATIVE, b"[]", 400, [5006]),
@@ -444,20 +371,18 @@ def test_max_tokens_cuts(emulator: Emulator) -> None:
         ("POST", NATIVE, b'{"messages": [{"content": "a"}], "tools": "x"}', 400, [5006]),
         ("POST", "/elsewhere", b"{}", 400, [7003, 7000]),
         ("GET", NATIVE, b"", 405, [7001]),
+        ("POST", OPENAI, b"{}", 400, "invalid_request_error"),
     ],
 )
 def test_refusals(
-    emulator: Emulator, method: str, path: str, body: bytes, status: int, codes: list[int]
+    emulator: Emulator, method: str, path: str, body: bytes, status: int, expected: Any
 ) -> None:
     answer = requests.request(method, emulator.url + path, data=body, timeout=5)
     assert answer.status_code == status
-    assert [error["code"] for error in answer.json()["errors"]] == codes
-
-
-def test_openai_refuses_in_its_own_form(emulator: Emulator) -> None:
-    answer = post(emulator, OPENAI, {})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+    said = answer.json()
+    assert expected == (
+        said["error"]["type"] if path == OPENAI else [error["code"] for error in said["errors"]]
+    )
 
 
 def test_another_key_is_refused() -> None:
@@ -475,17 +400,8 @@ def test_another_key_is_refused() -> None:
 @pytest.mark.parametrize(
     "directive",
     [
-        "wait=1,rest=middle",
-        "wait=-1",
-        "wait=nan",
-        "wait=inf",
-        "silent=1",
-        "reset=never",
-        "status=99",
-        "words=0",
-        "sample=../../README.md",
-        "code=3040",
-        "endless,framing=length",
+        *("wait=1,rest=middle", "wait=-1", "wait=nan", "silent=1", "reset=never", "status=99"),
+        *("words=0", "sample=../../README.md", "code=3040", "endless,framing=length"),
     ],
 )
 def test_a_wrong_directive_is_named(emulator: Emulator, path: str, directive: str) -> None:
@@ -497,17 +413,9 @@ def test_a_wrong_directive_is_named(emulator: Emulator, path: str, directive: st
 @pytest.mark.parametrize(
     "text",
     [
-        "[[1, 2], [3, 4]]",
-        "[[package]]\nname = 'x'",
-        "[[status]]\ncode = 1",
-        "see [[Main Page]] and [[Help:Contents|the help]]",
-        "[[name=value]]",
-        "[[wiat=1]]",
-        "[[wait]]",
-        "[[silent, holy]]",
-        "if [[ -f file ]]; then",
-        "[[]]",
-        "[[a]] [[b",
+        *("[[1, 2], [3, 4]]", "[[package]]\nname = 'x'", "[[status]]\ncode = 1", "[[wait]]"),
+        *("see [[Main Page]] and [[Help:Contents|the help]]", "[[name=value]]", "[[wiat=1]]"),
+        *("[[silent, holy]]", "if [[ -f file ]]; then", "[[]]", "[[a]] [[b"),
     ],
 )
 def test_other_brackets_are_text(emulator: Emulator, text: str) -> None:
@@ -515,9 +423,10 @@ def test_other_brackets_are_text(emulator: Emulator, text: str) -> None:
     assert said.endswith(f'You said: "{text}"')
 
 
-def test_a_directive_acts_beside_other_brackets(emulator: Emulator) -> None:
-    said = post(emulator, NATIVE, asking("[[wait=0]][[package]] Hi")).json()["result"]["response"]
-    assert said.endswith('You said: "[[package]] Hi"')
+def test_directives_are_left_out_of_the_quotation(emulator: Emulator) -> None:
+    body = asking("[[wait=0]][[package]] Hi, [[gap=0]] Ærø! [[wait=0,first=0]]")
+    said = post(emulator, NATIVE, body).json()["result"]["response"]
+    assert said.endswith('You said: "[[package]] Hi, Ærø!"')
 
 
 def test_the_document_has_every_directive() -> None:
@@ -541,11 +450,6 @@ def test_status(emulator: Emulator, directives: str, status: int, code: int) -> 
     assert answer.headers["cf-ai-req-id"] in answer.json()["errors"][0]["message"]
     answer = post(emulator, OPENAI, asking(f"Hello [[{directives}]]"))
     assert answer.status_code == status and "message" in answer.json()["error"]
-
-
-def test_directives_are_left_out_of_the_quotation(emulator: Emulator) -> None:
-    answer = post(emulator, NATIVE, asking("Hello, [[gap=0]] Ærø! [[wait=0,first=0]]"))
-    assert answer.json()["result"]["response"] == SAID
 
 
 @PATHS
@@ -630,11 +534,7 @@ def test_cut(emulator: Emulator, end: str, place: str, stream: bool) -> None:
 
 @pytest.mark.parametrize(
     ("framing", "header"),
-    [
-        ("chunked", "transfer-encoding"),
-        ("length", "content-length"),
-        ("close", "connection"),
-    ],
+    [("chunked", "transfer-encoding"), ("length", "content-length"), ("close", "connection")],
 )
 def test_framing(emulator: Emulator, framing: str, header: str) -> None:
     answer = post(emulator, NATIVE, asking(f"Hello [[framing={framing}]]", stream=True))
@@ -650,11 +550,6 @@ def test_slowness(emulator: Emulator, directive: str) -> None:
     answer = post(emulator, NATIVE, asking(f"Hello [[{directive}]]", stream=True))
     assert time.monotonic() - started >= 0.09
     assert events(answer.content)
-
-
-def test_first_delays_the_body_not_the_headers(emulator: Emulator) -> None:
-    with raw(emulator, asking("Hello [[first=30]]", stream=True)) as connection:
-        assert read_until(connection, b"\r\n\r\n").endswith(b"\r\n\r\n")
 
 
 def test_drip_body(emulator: Emulator) -> None:
@@ -679,7 +574,6 @@ def test_garbage(emulator: Emulator) -> None:
         ("drip_headers=60", False, b"H"),
         ("drip_body=60", False, b"\r\n\r\n"),
         ("stall=0", False, b"\r\n\r\n"),
-        ("stall=2", True, b'"is "'),
         ("stall=900", True, b"[DONE]"),
         ("no_end", True, b"[DONE]"),
         ("endless", True, b'"This "'),
@@ -717,8 +611,8 @@ def test_endless_goes_past_the_end(emulator: Emulator) -> None:
 def test_received(emulator: Emulator) -> None:
     post(emulator, NATIVE, asking("Hello"), headers={"X-Trace": "a"})
     (received,) = emulator.requests
-    assert (received.method, received.path) == ("POST", NATIVE)
-    assert (received.headers["x-trace"], received.json) == ("a", asking("Hello"))
+    assert (received.method, received.path, received.json) == ("POST", NATIVE, asking("Hello"))
+    assert received.headers["x-trace"] == "a"
     assert received.done.wait(2) and not received.gone.is_set()
 
 
@@ -783,17 +677,16 @@ def program(*options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_program(ending: signal.Signals) -> None:
+def test_program() -> None:
     with program("--port", "0", "--gap", "0", "--key", "right") as process:
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("emulator listening on http://127.0.0.1:")
-        url = line.split()[-1]
         headers = {"Authorization": "Bearer right"}
-        answer = requests.post(url + NATIVE, json=asking("Hello"), headers=headers, timeout=5)
+        url = line.split()[-1] + NATIVE
+        answer = requests.post(url, json=asking("Hello"), headers=headers, timeout=5)
         assert answer.json()["success"]
-        process.send_signal(ending)
+        process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=5) == ("", "")
         assert process.returncode == 0
 
