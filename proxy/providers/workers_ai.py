@@ -9,14 +9,12 @@ from proxy.providers import ENDPOINT, Provider, UpstreamRequest
 from proxy.strict_json import JSON
 
 # What its models accept; some refuse a body with any other key (5006).
-# fmt: off
-_OPTIONS = {
-    "max_tokens", "temperature", "top_p", "top_k", "seed",
-    "repetition_penalty", "frequency_penalty", "presence_penalty", "stop", "tools",
-    "tool_choice", "parallel_tool_calls", "response_format", "logit_bias", "logprobs",
-    "top_logprobs", "reasoning_effort", "chat_template_kwargs", "lora",
-}
-# fmt: on
+_ACCEPTED = """
+max_tokens temperature top_p top_k seed repetition_penalty frequency_penalty presence_penalty stop
+tools tool_choice parallel_tool_calls response_format logit_bias logprobs top_logprobs
+reasoning_effort chat_template_kwargs lora
+"""
+_OPTIONS = set(_ACCEPTED.split())
 _UNDERSTOOD = _OPTIONS | {"max_completion_tokens", "n", "stream_options"}
 _MESSAGE_KEYS = ("tool_calls", "tool_call_id", "name", "function_call")
 
