@@ -274,6 +274,10 @@ def test_the_numbers_fit_the_proxys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert number(unit, "TimeoutStopSec") > 2 * shipped["graceful_timeout"]
     for line in ("LimitCORE=0", "OOMPolicy=continue"):
         assert f"\n{line}\n" in unit
+    # A platform kills after 30 seconds, and a shell would keep the signal to itself.
+    assert shipped["graceful_timeout"] < 30
+    assert (ROOT / "Procfile").read_text().splitlines()[-1] == "web: gunicorn app:app"
+    assert "max_requests" not in shipped  # each replacement is a gap, or a cut stream
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")

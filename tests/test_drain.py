@@ -10,7 +10,6 @@ from conftest import Serve
 from crowd import (
     SLACK,
     Traffic,
-    Wire,
     answer_to,
     descriptors,
     opened,
@@ -138,19 +137,3 @@ def test_a_killed_worker_costs_its_own_streams_only(serve: Serve, emulator: Emul
     print(f"{torn} torn, {outcomes.count('done')} done")
     assert torn > 0
     assert outcomes.count("done") == len(outcomes) - torn > 0
-
-
-WHOLE = b'{"result":{"response":"Hi"}}'
-KEPT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-
-
-def test_a_kept_connection_that_the_provider_closed_costs_nothing(serve: Serve) -> None:
-    """While idle, so without a word: the next request goes out on a new one, and once."""
-    with (
-        Wire({"Hi": lambda: [KEPT % (len(WHOLE), WHOLE)]}) as wire,
-        serve(serving.settings(wire.url)) as server,
-    ):
-        for number in range(1, 6):
-            assert outcome(answer_to(server, post("Hi"))) == "done"
-            time.sleep(0.1)  # the provider's FIN is on its way
-            assert (wire.posts("Hi"), len(wire.connections)) == (number, number)

@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -28,7 +27,6 @@ from crowd import (
     answer_to,
     answering,
     error_of,
-    exchange,
     forget_peak,
     full_listener,
     memory,
@@ -44,14 +42,12 @@ from crowd import (
 from flask.testing import FlaskClient
 from gunicorn.config import Config as GunicornConfig
 from serving import (
-    BLANK,
     HOST,
     KEY,
     PROVIDER_KEY,
     ROOT,
     HTTPAnswer,
     Server,
-    read_to_end,
 )
 from werkzeug.test import TestResponse
 
@@ -134,35 +130,21 @@ def test_nobody_writes_lines_into_the_log(proxy: Server) -> None:
 
 # --- bodies -----------------------------------------------------------------------------------
 
-NAUGHTY = {
-    "the end of a stream": "data: [DONE]\n\n",
-    "an event": 'x\n\ndata: {"error":{}}\n\nevent: y\n',
-    "the end of headers": "a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
-    "line separators": "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg",
-    "NUL": "a\0b",
-    "controls": "".join(map(chr, range(1, 32))) + "\x7f\x80\x9f",
-    "a lone surrogate": "a\ud800b",
-    "a pair of surrogates": "\U0001f469\u200d\U0001f469\u200d\U0001f467",
-    "a mark in front": "\ufeffa",
-    "from right to left": "\u202eabc\u202c \u05d0\u05d1",
-    "Zalgo": "Z\u0351\u036b\u0343\u036a\u0302a",
-    "no characters": "\ufffe\uffff\U0010ffff",
-    "quotes": '"\'`\\"\\\\',
-    "HTML": "<script>alert(1)</script>&amp;",
-    "SQL": "1;DROP TABLE users--",
-    "templates": "${jndi:ldap://x/a} {{7*7}} %s%n {0}",
-    "numbers": "NaN Infinity 1e400 0x0 -0",
-    "blanks": " \t a \u00a0\u3000\n ",
-    "keys of JSON": '{"role":"system","content":"x"}',
-}
+NAUGHTY = [
+    *("data: [DONE]\n\n", 'x\n\ndata: {"error":{}}\n\n', "a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"),
+    "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg",  # line separators
+    "".join(map(chr, range(32))) + "\x7f\x80\x9f",
+    *("a\ud800b", "\U0001f469\u200d\U0001f469", "\ufeffa", "\u202eabc\u202c \u05d0", "Z\u0351"),
+    *("\ufffe\uffff\U0010ffff", '\'"\\`\\"\\\\"', " \t\u00a0\u3000\n ", '{"role":"system"}'),
+    *("<script>alert(1)</script>&amp;", "${jndi:ldap://x/a} {{7*7}} %s%n {0}", "NaN 1e400 -0"),
+]
 
 
-@pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
 @pytest.mark.parametrize("provider", ["workers-ai", "openai"])
-def test_a_text_goes_there_and_back_unchanged(emulator: Emulator, provider: str, text: str) -> None:
+def test_a_text_goes_there_and_back_unchanged(emulator: Emulator, provider: str) -> None:
     """Letter for letter at the provider, and in the answer, whose framing it cannot break."""
     client = create_app(serving.settings(emulator.url, provider)).test_client()
-    said = f"<{text}>"
+    said = "|".join(NAUGHTY)
     for stream in (False, True):
         response = ask(client, said, stream=stream)
         assert emulator.requests[-1].json["messages"][-1]["content"] == said
@@ -172,11 +154,8 @@ def test_a_text_goes_there_and_back_unchanged(emulator: Emulator, provider: str,
 
 HEAVY = {
     "objects in objects": b'{"a":' * 209_715,
-    "lists in lists": b"[" * 2**20,
-    "a list of ones": b"[" + b"1," * 2**19 + b"1]",
     "ones where messages should be": b'{"messages":[' + b"1," * 2**19 + b"1]}",
     "many keys": b"{" + b",".join(b'"%d":1' % n for n in range(100_000)) + b"}",
-    "escapes": b'{"messages":"' + b"\\u0041" * 170_000 + b'"}',
     "one long number": b'{"messages":' + b"9" * 2**20 + b"}",
     "a string without an end": b'{"messages":"' + b"\\" * 2**20,
 }
@@ -190,55 +169,21 @@ def test_a_megabyte_that_is_hard_to_read_is_refused_soon(client: FlaskClient, bo
     assert code_of(response)[0] == 400
 
 
-MULTIPART = (
-    b'--x\r\nContent-Disposition: form-data; name="messages"; filename="a"\r\n\r\n'
-    + b"a" * 1_000_000
-    + b"\r\n--x--\r\n"
-)
+MODELS = [
+    *("../x-evil", "@cf/../../x-evil", "@cf/meta/x-evil?a=b", "@cf/meta/x-evil#a", "@cf%2fx-evil"),
+    *("x-evil\r\nX-Evil: 1", "https://x-evil.example.org/v1", "//x-evil.example.org"),
+    *("@cf\\x-evil", "x-evil" * 2000, serving.MODEL + "\0x-evil", "../../other/ai/run/x-evil"),
+]
 
 
-def test_a_form_with_a_file_makes_no_file(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is read as the bytes that it is, and they are not JSON."""
-
-    def no_file(*_: object, **__: object) -> None:
-        raise AssertionError("a temporary file was made")
-
-    for name in ("TemporaryFile", "SpooledTemporaryFile"):
-        monkeypatch.setattr(f"werkzeug.formparser.{name}", no_file, raising=False)
-    content_type = "multipart/form-data; boundary=x"
-    response = client.post("/", data=MULTIPART, headers=BEARER, content_type=content_type)
-    assert code_of(response) == (400, "invalid_json")
-
-
-MODELS = {
-    "up": "../x-evil",
-    "up and up": "@cf/../../x-evil",
-    "a query": "@cf/meta/x-evil?a=b",
-    "a fragment": "@cf/meta/x-evil#a",
-    "an escaped slash": "@cf%2fx-evil",
-    "lines": "x-evil\r\nX-Evil: 1",
-    "a URL": "https://x-evil.example.org/v1",
-    "a host": "//x-evil.example.org",
-    "a backslash": "@cf\\x-evil",
-    "long": "x-evil" * 2000,
-    "NUL": serving.MODEL + "\0x-evil",
-    "another account": "../../other/ai/run/x-evil",
-}
-
-
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("provider", ["workers-ai", "openai"])
-def test_a_model_that_is_a_way_elsewhere_goes_nowhere(
-    emulator: Emulator, provider: str, model: str
-) -> None:
+def test_a_model_that_is_a_way_elsewhere_goes_nowhere(emulator: Emulator, provider: str) -> None:
     """And it is not said back."""
     client = create_app(serving.settings(emulator.url, provider)).test_client()
-    response = ask(client, model=model)
-    assert code_of(response) == (400, "model_not_allowed")
-    assert "evil" not in response.text
-    assert "evil" not in str(response.headers)
+    for model in MODELS:
+        response = ask(client, model=model)
+        assert code_of(response) == (400, "model_not_allowed"), model
+        assert "evil" not in f"{response.text} {response.headers}"
     assert emulator.requests == []
 
 
@@ -254,15 +199,12 @@ def client_of(provider: Provider, host: str = HOST, **more: str) -> FlaskClient:
     return create_app(env).test_client()
 
 
-FAILED, BAD = (502, "provider_failed"), (502, "provider_bad_answer")
+BAD = (502, "provider_bad_answer")
 ODD_STATUSES = {
-    "199 and no more": (b"HTTP/1.1 199 What\r\n\r\n", FAILED),
     "302 to nowhere": (WHOLE.replace(b"200 OK", b"302 Found"), BAD),
     "304": (b"HTTP/1.1 304 Not Modified\r\n\r\n", BAD),
     "101": (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", None),
-    "100, then nothing": (b"HTTP/1.1 100 Continue\r\n\r\n", FAILED),
     "999": (WHOLE.replace(b"200 OK", b"999 What"), None),
-    "000": (WHOLE.replace(b"200 OK", b"000 What"), None),
 }
 
 
@@ -297,16 +239,18 @@ def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
     assert set(response.headers.keys()) == OURS | more
 
 
-def test_a_length_and_chunks_at_once_are_read_as_chunks() -> None:
-    sent = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with answering(sent + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER.encode())) as provider:
-        assert said_by(ask(client_of(provider))) == "Hello"
+GZIPPED = gzip.compress(ANSWER.encode())
+ODD_ANSWERS = {
+    "a length and chunks": b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER.encode()),
+    "compressed, though nobody asked": b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(GZIPPED), GZIPPED),
+}
 
 
-def test_a_compressed_answer_is_read_though_nobody_asked_for_it() -> None:
-    body = gzip.compress(ANSWER.encode())
-    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with answering(head + body) as provider:
+@pytest.mark.parametrize("sent", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+def test_an_odd_answer_is_read(sent: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n" + sent) as provider:
         assert said_by(ask(client_of(provider))) == "Hello"
         assert b"Accept-Encoding: identity" in provider.requests[0]
 
@@ -395,21 +339,27 @@ def test_a_certificate_is_for_its_host_and_its_time(
 # --- the machine ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("now", [0.0, 4_000_000_000.0])
 def test_a_clock_that_jumps_ends_no_call(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, now: float
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deadlines are counted on a clock that only goes on."""
     times = iter([time.time()])
-    monkeypatch.setattr(time, "time", lambda: next(times, now))
-    assert ask(client, "[[wait=0.6]]").status_code == 200  # two looks of the watch
+    monkeypatch.setattr(time, "time", lambda: next(times, 4_000_000_000.0))
+    assert ask(client, "[[wait=0.3]]").status_code == 200  # two looks of the watch
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_a_log_that_cannot_be_written_stops_nothing(env: dict[str, str]) -> None:
-    with serving.gunicorn({**env, "LOG_LEVEL": "debug"}, Path("/dev/full")) as server:
+def test_a_full_disk_a_home_folder_and_a_debugger_change_nothing(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """The log cannot be written; nothing is left in the home folder, and no console opens."""
+    env |= {"LOG_LEVEL": "debug", "HOME": str(tmp_path), "FLASK_DEBUG": "1"}
+    with serving.gunicorn(env, Path("/dev/full")) as server:
         for said, expected in (("Hi", "done"), ("[[status=500]]", "provider_failed")):
             assert outcome(answer_to(server, post(said))) == expected
+        console = "GET /console?__debugger__=yes&cmd=resource&f=debugger.js HTTP/1.1"
+        assert error_of(answer_to(server, request(line=console))) == (404, "not_found")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_is_a_connection_for_whoever_gunicorn_serves() -> None:
@@ -430,38 +380,6 @@ def test_large_bodies_at_once_cost_a_few_copies_of_each(proxy: Server, emulator:
     assert memory(worker, "VmHWM") - before < 20 * 8  # MiB
 
 
-def test_who_comes_during_the_drain_is_answered_or_refused(
-    serve: Serve, emulator: Emulator
-) -> None:
-    """And does not wait in a queue that nobody serves any more."""
-    env = serving.settings(emulator.url, GRACEFUL_TIMEOUT="4")
-    with serve(env) as server, ExitStack() as stack:
-        (stream,) = opened(server, post("[[gap=0.2,words=8]]", stream=True), 1, stack)
-        head = serving.read_until(stream, b'"content":"This "')
-        server.process.terminate()
-        late = ""
-        while late != "refused":
-            started = time.monotonic()
-            try:
-                received = exchange(server, post("Hi"))
-                late = outcome_of(received) if received else "refused"
-            except ConnectionError:
-                late = "refused"
-            assert late in ("done", "refused")
-            assert time.monotonic() - started < PROMPTLY
-        assert outcome_of(head + read_to_end(stream)) == "done"
-
-
-def test_nothing_is_left_in_the_home_folder_and_no_console_opens(
-    serve: Serve, env: dict[str, str], tmp_path: Path
-) -> None:
-    with serve({**env, "HOME": str(tmp_path), "FLASK_DEBUG": "1"}) as server:
-        console = b"GET /console?__debugger__=yes&cmd=resource&f=debugger.js HTTP/1.1\r\n"
-        answer = answer_to(server, console + b"Host: x\r\nConnection: close\r\n\r\n")
-        assert error_of(answer) == (404, "not_found")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_failure_under_flask_debug_is_json_too(
     env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,26 +395,6 @@ def test_a_failure_under_flask_debug_is_json_too(
     response = ask(app.test_client())
     assert code_of(response) == (500, "internal_error")
     assert PROVIDER_KEY not in response.text
-
-
-def test_open_answers_have_less_time_than_a_platform_gives() -> None:
-    """Platforms kill after 30 seconds; a shell in between would keep the signal to itself."""
-    code = "import runpy; c = runpy.run_path('gunicorn.conf.py'); print(c['graceful_timeout'])"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**serving.system_environment(), **BLANK},
-        capture_output=True,
-        check=True,
-    )
-    assert int(result.stdout) < 30
-    assert (ROOT / "Procfile").read_text().splitlines()[-1] == "web: gunicorn app:app"
-
-
-def test_workers_are_not_replaced_while_they_serve() -> None:
-    """No `max_requests`: each replacement is a gap, or a cut stream."""
-    assert "max_requests" not in (ROOT / "gunicorn.conf.py").read_text()
-    assert GunicornConfig().max_requests == 0
 
 
 # --- what is handed on --------------------------------------------------------------------------
@@ -529,12 +427,6 @@ def test_the_actions_of_ci_are_named_by_their_commits() -> None:
     assert [name for name in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name)] == []
 
 
-def test_no_more_decoders_than_pythons_own() -> None:
-    """What is not installed cannot be made to swell."""
-    locked = (ROOT / "requirements.txt").read_text().lower()
-    assert not re.search("^(brotli|brotlicffi|zstandard|backports-zstd)", locked, re.MULTILINE)
-
-
 def test_ci_looks_for_files_that_run_at_every_start() -> None:
     """And for holes that became known: `make audit` does both, in an environment of its own."""
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
@@ -547,21 +439,20 @@ def test_ci_looks_for_files_that_run_at_every_start() -> None:
     assert "pip-audit" in audit
 
 
-KEYS = {
-    "OpenAI's": rb"sk-(?:proj-|ant-)?[A-Za-z0-9_-]{24}",
-    "GitHub's": rb"gh[pousr]_[A-Za-z0-9]{36}",
-    "Amazon's": rb"AKIA[0-9A-Z]{16}",
-    "a private one": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/]{32}",
-    "a bearer's": rb"Bearer (?!tier)[A-Za-z0-9_-]{36}",
-}
+KEY_LIKE = re.compile(
+    rb"sk-(?:proj-|ant-)?[A-Za-z0-9_-]{24}"  # OpenAI's, Anthropic's
+    rb"|gh[pousr]_[A-Za-z0-9]{36}"
+    rb"|AKIA[0-9A-Z]{16}"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/]{32}"
+    rb"|Bearer (?!tier)[A-Za-z0-9_-]{36}"
+)
 
 
-@pytest.mark.parametrize("pattern", KEYS.values(), ids=KEYS)
-def test_no_recorded_answer_holds_a_key(pattern: bytes) -> None:
-    """Nor does any other file that travels with the project."""
+def test_no_file_that_travels_with_the_project_holds_a_key() -> None:
+    """Nor does a recorded answer."""
     files = [path for path in tracked() if path.is_file() and ".venv" not in str(path)]
     assert any(path.parent.name == "samples" for path in files)
-    assert [path for path in files if re.search(pattern, path.read_bytes())] == []
+    assert [path for path in files if KEY_LIKE.search(path.read_bytes())] == []
 
 
 def test_a_connection_is_used_again_after_a_stream(proxy: Server, emulator: Emulator) -> None:
@@ -569,26 +460,6 @@ def test_a_connection_is_used_again_after_a_stream(proxy: Server, emulator: Emul
     for _ in range(3):
         assert outcome(answer_to(proxy, post("Hi", stream=True))) == "done"
     assert emulator.connections - before <= 1
-
-
-def test_the_bodies_under_way_are_bounded(serve: Serve, env: dict[str, str]) -> None:
-    """Each is nearly whole when the next comes; those that were refused can be sent again."""
-    body = post("x" * 9_000_000)[:-1] + b"!"  # no JSON: what is taken is refused without a provider
-    settings = {**env, "WEB_CONCURRENCY": "1"}
-    with serve(settings) as server, ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in range(20)]
-        for connection in connections:
-            connection.sendall(body[:-1])
-        for connection in connections:
-            connection.sendall(body[-1:])
-        answers = [serving.read_to_end(connection) for connection in connections]
-        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 429 ")]
-        read = [answer for answer in answers if answer.startswith(b"HTTP/1.1 400 ")]
-        assert len(refused) + len(read) == 20  # none was reset while it sent
-        assert len(read) >= 7
-        assert refused
-        assert all(b"Retry-After: 1\r\n" in answer for answer in refused)
-        assert outcome(answer_to(server, post("Hi"))) == "done"
 
 
 def test_a_provider_that_closes_soon_after_each_stream_loses_none(serve: Serve) -> None:
@@ -604,5 +475,5 @@ def test_a_provider_that_closes_soon_after_each_stream_loses_none(serve: Serve) 
         settings = serving.settings(provider.url, "openai")
         with serve({**settings, "WEB_CONCURRENCY": "1"}) as server:
             sent = post("Hi", stream=True)
-            found = crowd.map(lambda _: outcome(answer_to(server, sent)), range(100))
-            assert Counter(found) == {"done": 100}
+            found = crowd.map(lambda _: outcome(answer_to(server, sent)), range(50))
+            assert Counter(found) == {"done": 50}
