@@ -37,7 +37,7 @@ class Answer:
 
     def completion(self, parts: Iterable[Part | Mark]) -> JSON:
         """The complete response: the chunks, joined. Raises ProviderError like `chunks`."""
-        message: JSON = {"role": "assistant", "content": None, "refusal": None}
+        message: JSON = {"role": "assistant", "content": "", "refusal": None}
         calls: dict[int, JSON] = {}
         choice: JSON = {}
         whole: JSON = {}
@@ -169,7 +169,7 @@ def _join(old: JSON, new: JSON) -> None:
             old[name] = None  # so `before` is the only reference, and grows in its place
             before += value
             old[name] = before
-        elif value is not None or name not in old:
+        elif value or name not in old:
             old[name] = value
 
 

@@ -50,11 +50,11 @@ class _Call:
         """The delta that the piece becomes; None if there is nothing to send yet."""
         self.id = self.id or piece.id
         function = piece.rest.get("function")
-        if self.is_other or function is None:
-            if function is not None or not self.is_other:
-                return None
+        if self.is_other:
             self.index = next(self.indexes) if self.index is None else self.index
-            return {**piece.rest, "index": self.index}
+            return {**piece.rest, "index": self.index} if function is None else None
+        if function is None:
+            return None
         # Some send blanks or an empty list where a function has no arguments.
         is_blank = not self.arguments.tell() and "".join(piece.arguments.split()) in ("", "[]")
         arguments = "" if is_blank else piece.arguments
@@ -107,7 +107,7 @@ class ToolCalls:
         self._answer_id = answer_id.removeprefix("chatcmpl-")
         self._calls: list[_Call] = []
         self._indexes = count()
-        self._by_index: dict[int | None, _Call] = {}  # the provider's index
+        self._by_index: dict[int | None, _Call] = {}  # the provider's; None: the last one
 
     def __bool__(self) -> bool:
         return any(call.name or call.is_other for call in self._calls)
@@ -119,15 +119,13 @@ class ToolCalls:
         deltas: list[JSON] = []
         for piece in pieces:
             call = self._by_index.get(piece.provider_index)
-            if call is None and piece.provider_index is None and self._calls:
-                call = self._calls[-1]
             if is_message or call is None or call.is_followed_by(piece):
                 deltas += self._waiting()
                 default_id = f"call_{self._answer_id}_{len(self._calls)}"
                 call = _Call(self._indexes, default_id, piece.begins_other)
                 self._calls.append(call)
                 _check_number(len(self._calls))
-            self._by_index[piece.provider_index] = call
+            self._by_index[piece.provider_index] = self._by_index[None] = call
             if delta := call.add(piece):
                 deltas.append(delta)
         return deltas

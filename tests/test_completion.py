@@ -194,7 +194,7 @@ def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
         part(calls=[function("f", "{", index=0, id="c"), function("g", "{}", index=1, id="d")]),
         part(calls=[{"index": 0, "function": {"arguments": "}"}, "signature": "s"}]),
         part(calls=[{"index": 2, **custom}], choice={"logprobs": {"content": [2]}}),
-        part(calls=[{"index": 2, "custom": {"input": "a"}}]),
+        part(calls=[{"index": 2, "id": "", "type": "", "custom": {"input": "a"}}]),
         part(calls=[{"index": 2, "custom": {"input": "b"}}]),
         part(function_call={"name": "f", "arguments": ""}, audio={"id": "a"}),
         part(function_call={"arguments": '{"a":'}, audio={"data": "x"}),
