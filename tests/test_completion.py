@@ -63,51 +63,29 @@ def function(name: str, arguments: str = "", **more: Any) -> dict[str, Any]:
 # --- whole answers ------------------------------------------------------------------------------
 
 
-def test_a_completion() -> None:
-    """Every key that clients read, and no other."""
-    message = {"role": "assistant", "content": "Hello!", "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    assert answer(part("stop", content="Hello!", usage=used(9, 3))) == {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1_790_000_000,
-        "model": "m",
-        "choices": [choice],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
-    }
-
-
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-MADE_UP = [
-    {"id": f"call_1_{n}", "type": "function", "function": {"name": name, "arguments": "{}"}}
-    for n, name in enumerate("fg")
-]
 F = function("f")
-MESSAGES: dict[str, tuple[Part, dict[str, Any]]] = {
-    "an empty string is an answer": (part(content=""), {"content": ""}),
-    "null beside length": (part("length"), {"content": ""}),
-    "null beside reasoning": (
-        part(reasoning_content="Hm."),
-        {"content": "", "reasoning_content": "Hm."},
-    ),
-    "reasoning": (
-        part(content="4", reasoning_content="Hm."),
-        {"content": "4", "reasoning_content": "Hm."},
-    ),
-    "null stays beside tool calls": (part(calls=[CALL]), {"content": None, "tool_calls": [CALL]}),
-    "ids and arguments made up": (
-        part(content="", calls=[F, function("g")]),
-        {"content": "", "tool_calls": MADE_UP},
-    ),
-    "null stays beside a refusal": (part(refusal="No."), {"content": None, "refusal": "No."}),
-    "more keys are relayed": (part(annotations=[]), {"content": "", "annotations": []}),
-}
 
 
-@pytest.mark.parametrize(("given", "message"), MESSAGES.values(), ids=MESSAGES)
-def test_messages(given: Part, message: dict[str, Any]) -> None:
-    expected = {"role": "assistant", "refusal": None, **message}
-    assert answer(given)["choices"][0]["message"] == expected
+def test_content_is_null_only_beside_something_else() -> None:
+    """An empty string is an answer, and stays one. The forms of messages: test_workers_ai.py."""
+    for given, content in (
+        (part(content=""), ""),
+        (part("length"), ""),
+        (part(reasoning_content="Hm."), ""),
+        (part(annotations=[]), ""),
+        (part(calls=[CALL]), None),
+        (part(content="", calls=[CALL]), ""),
+        (part(refusal="No."), None),
+        (part(audio={"id": "a"}), None),
+        (part(function_call={"name": "f"}), None),
+    ):
+        assert answer(given)["choices"][0]["message"]["content"] == content
+
+
+def test_an_id_is_made_up_where_a_call_has_none() -> None:
+    message = answer(part(calls=[F, function("g")]))["choices"][0]["message"]
+    assert [call["id"] for call in message["tool_calls"]] == ["call_1_0", "call_1_1"]
 
 
 @pytest.mark.parametrize(
@@ -249,14 +227,6 @@ def test_the_chunks_of_a_stream(usage: bool) -> None:
     assert got == [ROLE, *texts, chunk({}, "length"), *([USAGE] if usage else [])]
 
 
-def test_all_in_one_part() -> None:
-    """A whole answer, turned into a stream: each kind of delta once."""
-    texts = {"reasoning_content": "Hm.", "content": "4"}
-    whole = part("stop", **texts, calls=[CALL], usage=used(9, 2), is_message=True)
-    delta = {**texts, "tool_calls": [{"index": 0, **CALL}]}
-    assert [*stream(whole, DONE)] == [ROLE, chunk(delta), chunk({}, "tool_calls"), USAGE]
-
-
 @pytest.mark.parametrize("end", [DONE, part("stop")], ids=["DONE", "finish"])
 def test_an_empty_string_is_an_answer(end: Any) -> None:
     assert [*stream(part(content=""), end, usage=False)] == [ROLE, chunk({}, "stop")]
@@ -279,34 +249,28 @@ def test_the_role_waits_until_something_is_said() -> None:
     assert len(read) == 3  # each token leaves before the next is awaited
 
 
-AFTER = {
-    "text": part(content="b"),
-    "reasoning": part(reasoning_content="b"),
-    "a call": part(calls=[function("f", "{}")]),
-    "the name of a call": part(calls=[F]),
-}
 FIRST = part("stop", content="a")
-CUTS: dict[str, tuple[list[Any], str, int]] = {
+CUTS: dict[str, tuple[list[Any], str, int]] = {  # parts, code, chunks before the error
     "nothing": ([], "provider_failed", 0),
     "an empty part": ([part()], "provider_failed", 0),
-    "only DONE": ([DONE], "provider_bad_answer", 0),
+    "the name of a call": ([part(calls=[F])], "provider_failed", 0),
     "usage, DONE": ([part(usage=used(1, 0)), DONE], "provider_bad_answer", 0),
     "an empty text": ([part(content="")], "provider_failed", 1),
-    "a text": ([part(content="a")], "provider_failed", 2),
     "text, usage": ([part(content="a"), part(usage=ZEROS, native=True)], "provider_failed", 2),
-    **{f"finish, {name}": ([FIRST, after], "provider_failed", 3) for name, after in AFTER.items()},
+    "finish, text": ([FIRST, part(content="b")], "provider_failed", 3),
+    "finish, reasoning": ([FIRST, part(reasoning_content="b")], "provider_failed", 3),
+    "finish, a call": ([FIRST, part(calls=[CALL])], "provider_failed", 3),
+    "finish, the name of a call": ([FIRST, part(calls=[F])], "provider_failed", 2),
 }
 
 
 @pytest.mark.parametrize(("parts", "code", "heard"), CUTS.values(), ids=CUTS)
 def test_a_cut_stream_has_no_end(parts: list[Any], code: str, heard: int) -> None:
     """Neither [DONE] nor a finish_reason at the end: no finish, no usage, but a failure."""
-    got = []
+    got: list[Any] = []
     with pytest.raises(ProviderError) as caught:
-        for told in stream(*parts):
-            got.append(told)
-    assert caught.value.code == code
-    assert len(got) == heard - (parts[1:] == [AFTER["the name of a call"]])
+        got.extend(stream(*parts))
+    assert (caught.value.code, len(got)) == (code, heard)
     assert not any(told["choices"][0]["finish_reason"] for told in got)
     with pytest.raises(ProviderError):
         Answer(chat(), AnswerUsage(), token_limit=None).completion(parts)
@@ -326,35 +290,22 @@ def test_a_text_is_written_as_any_chunk(model: str) -> None:
     assert json.loads(before + b'"Hi"' + after) == chunk({"content": "Hi"}) | {"model": model}
 
 
-def test_what_comes_after_done_is_not_read() -> None:
-    """Two [DONE]s are one."""
-    assert told(part(content="a"), DONE, DONE, part(content="b")).text == "a"
-
-
-def test_the_last_finish_reason_counts() -> None:
-    """More text may come after the first."""
-    got = told(FIRST, part("length", content="b"))
+def test_what_follows_a_finish_shows_that_it_was_none() -> None:
+    got = told(part("length", content="a"), part(content="b"), DONE, DONE, part(content="c"))
     assert (got.text, got.finish) == ("ab", "length")
-    assert told(part("length", content="a"), part(content="b"), DONE).finish == "length"
 
 
-def counts(*usages: dict[str, Any]) -> list[Part]:
-    return [part(usage=usage) for usage in usages]
-
-
+ONE = part(usage=used(39, 1))
+MORE = part(usage=used(0, 3, **DETAILS))
 ALL = part(usage=used(39, 5), native=True)
 NOTHING = part(usage=ZEROS, native=True)
 USAGES: dict[str, tuple[list[Part], dict[str, Any]]] = {
     "none": ([], ZEROS),
-    "increments": (
-        counts(used(39, 0), used(0, 1), used(0, 3, **DETAILS)),
-        used(39, 4, **DETAILS),
-    ),
-    "counts so far": (counts(used(39, 1), used(39, 2), used(39, 5)), used(39, 5)),
-    "once": (counts(used(39, 5)), used(39, 5)),
-    "increments, then all of it": ([*counts(used(39, 0), used(0, 1)), ALL], used(39, 5)),
-    "all of it, then zeros": ([*counts(used(0, 1)), ALL, NOTHING], used(39, 5)),
-    "zeros at the end count nothing": ([*counts(used(39, 1)), NOTHING], used(39, 1)),
+    "increments": ([ONE, MORE], used(39, 4, **DETAILS)),
+    "counts so far": ([ONE, part(usage=used(39, 5))], used(39, 5)),
+    "increments, then all of it": ([ONE, MORE, ALL], used(39, 5)),
+    "all of it, then zeros": ([MORE, ALL, NOTHING], used(39, 5)),
+    "zeros at the end count nothing": ([ONE, NOTHING], used(39, 1)),
     "so far in its own form": ([part(usage=used(39, 1), native=True), ALL], used(39, 5)),
 }
 

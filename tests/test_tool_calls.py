@@ -30,6 +30,10 @@ def calls_of(*deltas: Any, relay: bool = False) -> list[dict[str, Any]]:
     return got
 
 
+def deltas(calls: ToolCalls, raw: Any) -> list[Any]:
+    return calls.deltas(pieces(raw, relay=False))
+
+
 def piece(index: int | None = None, id: Any = None, name: Any = None, arguments: Any = None) -> Any:
     raw: dict[str, Any] = {"function": {"name": name, "arguments": arguments}, "id": id}
     return [raw if index is None else raw | {"index": index}]
@@ -38,20 +42,14 @@ def piece(index: int | None = None, id: Any = None, name: Any = None, arguments:
 A, B = '{"a":1}', '{"b":2}'
 F, G = ("f", A), ("g", B)
 Rows = dict[str, tuple[list[Any], list[tuple[str, str]]]]
-IN_PIECES: Rows = {  # index, id, name, arguments of each piece; what they are together
-    "an index from 1": ([(1, "c", "f", ""), (1, None, None, A)], [F]),
-    "all at index 0": ([(0, "c", *F), (0, "d", *G)], [F, G]),
-    "all at index 0, in pieces": (
-        [(0, "c", "f"), (0, None, None, A), (0, "d", "g"), (0, "", "", B)],
-        [F, G],
-    ),
+# More are in provider_cases/. Index, id, name, arguments of each piece; what they are together.
+IN_PIECES: Rows = {
     "all at index 0, no ids": ([(0, None, *F), (0, None, *G)], [F, G]),
     "the same function twice, no ids": ([(0, None, *F), (0, None, *F)], [F, F]),
     "half a character, no ids": (
         [(0, None, "f", '{"a":"\ud800"}'), (0, None, *F)],
         [("f", '{"a":"\ud800"}'), F],
     ),
-    "no index": ([(None, "c", *F), (None, "d", *G)], [F, G]),
     "no index, no ids": ([(None, None, *F), (None, None, *G)], [F, G]),
     "no index, in pieces": (
         [(None, None, "f", A[:3]), (None, None, None, A[3:]), (None, None, "g"), (None, "", "", B)],
@@ -65,10 +63,6 @@ IN_PIECES: Rows = {  # index, id, name, arguments of each piece; what they are t
     "a new id with each piece": ([(0, "c", "f"), (0, "d", None, A)], [F]),
     "id and name in each piece": ([(0, "c", "f", A[:3]), (0, "c", "f", A[3:])], [F]),
     "the name in each piece, no id": ([(0, None, "f", A[:3]), (0, None, "f", A[3:])], [F]),
-    "a name in pieces": (
-        [(0, "c", "get_"), (0, None, "weather"), (0, None, None, A)],
-        [("get_weather", A)],
-    ),
     "a name that grows": (
         [(0, "c", "get_"), (0, "c", "get_weather"), (0, None, None, A)],
         [("get_weather", A)],
@@ -120,19 +114,19 @@ def test_calls(deltas: list[Any], calls: list[tuple[str, str]]) -> None:
 def test_a_call_is_named_once_and_its_name_waits_for_the_arguments() -> None:
     calls = ToolCalls("chatcmpl-1")
     assert not calls
-    assert calls.deltas(pieces(piece(0, "c", "f"), relay=False)) == []
+    assert deltas(calls, piece(0, "c", "f")) == []
     assert calls
     first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    assert calls.deltas(pieces(piece(0, "c", "f", "{"), relay=False)) == [first]
+    assert deltas(calls, piece(0, "c", "f", "{")) == [first]
     second = {"index": 0, "function": {"arguments": "}"}}
-    assert calls.deltas(pieces(piece(0, "c", "f", "}"), relay=False)) == [second]
+    assert deltas(calls, piece(0, "c", "f", "}")) == [second]
     assert calls.end() == []
 
 
 def test_a_call_that_waits_is_sent_before_the_next() -> None:
     calls = ToolCalls("chatcmpl-1")
-    calls.deltas(pieces(piece(0, None, "f"), relay=False))
-    (sent,) = calls.deltas(pieces(piece(1, None, "g"), relay=False))
+    deltas(calls, piece(0, None, "f"))
+    (sent,) = deltas(calls, piece(1, None, "g"))
     assert (sent["function"]["name"], sent["id"]) == ("f", "call_1_0")
     assert [one["index"] for one in calls.end()] == [1, 0, 1]
 
@@ -196,6 +190,6 @@ def test_many_pieces_take_time_by_their_number() -> None:
     calls = ToolCalls("chatcmpl-1")
     began = time.process_time()
     for _ in range(20_000):
-        (delta,) = calls.deltas(pieces(piece(0, None, "f", "a" * 400 + "}"), relay=False))
+        (delta,) = deltas(calls, piece(0, None, "f", "a" * 400 + "}"))
         assert delta["index"] == 0
     assert time.process_time() - began < 20
