@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
@@ -40,6 +39,8 @@ BASES = {
     "digest": {**WORKERS_AI, "WORKER_ACCESS_KEYS": f"al:sha256:{DIGEST}"},
     "another host": {**WORKERS_AI, "LLAMA_PROVIDER_BASE_URL": "https://ai.example.org/run"},
     "limited": {**WORKERS_AI, "RATE_LIMIT": "60/minute", "WEB_CONCURRENCY": "1"},
+    "two workers": {**WORKERS_AI, "WEB_CONCURRENCY": "2"},
+    "shared": {**WORKERS_AI, "WEB_CONCURRENCY": "2", "RATE_LIMIT_STORAGE": "redis://127.0.0.1"},
 }
 
 
@@ -55,13 +56,10 @@ def owner(settings: Settings, key: str) -> str | None:
     return settings.keys.owner(f"Bearer {key}")
 
 
-def rows(table: dict[Any, list[str]]) -> list[object]:
-    """A test for each value, from {(base, variable, more): values}."""
-    return [
-        pytest.param(*names, value, id=f"{', '.join(names[:2])}={value[:50]!a}")
-        for names, values in table.items()
-        for value in values
-    ]
+def lines(settings: Settings) -> list[str]:
+    """All that is wrong, as `check` prints it."""
+    problems = [f"problem: {problem}" for problem in settings.problems]
+    return problems + [f"warning: {warning}" for warning in settings.warnings]
 
 
 # --- what is read -----------------------------------------------------------------------------
@@ -124,7 +122,7 @@ def test_a_file_of_certificates(tmp_path: Path, content: str | None, kind: str |
     assert settings.ca_bundle == ("" if kind else str(file))
 
 
-# --- problems ---------------------------------------------------------------------------------
+# --- what is missing --------------------------------------------------------------------------
 
 NO_KEY = (
     "WORKER_ACCESS_KEY: is not set, so every request is refused; "
@@ -150,250 +148,225 @@ def test_each_missing_setting_has_a_line(provider: str) -> None:
     assert [str(problem) for problem in settings.problems] == MISSING[provider]
 
 
+# --- each kind of value -----------------------------------------------------------------------
+
 # fmt: off
 NO_NUMBERS = [
     "0", "-1", "+1", "30s", "1e9", "nan", "inf", "0x10", "1_000", "٣", "1,5", "0.0000000001",
     "9" * 400, "1 000", "99999999999",
 ]
-BAD_URLS = [
+URLS = [
     "api.host-7.org/v1", "ftp://host-7.org/v1", "https:///v1-7", "https://:8080/v1-7",
     "https://user:pass@host-7.org/v1", "https://token@host-7.org/v1", "https://host-7.org/v1?key=1",
     "https://host-7.org/v1#part", "https://host-7.org:0/v1", "https://host-7.org:70000/v1",
-    "https://host-7.org:port/v1", "https://[::1/v1-7", "https://host 7.org/v1",
+    "https://host-7.org:port/v1", "https://[::1/v1-7", "https://host 7.org/v1", "https://",
     "https://höst-7.org/v1", "https://host-7.org\\@evil/v1", "https://host-7.org/v1/../x",
-    "https://<resource>.example.org/v1",
-]
-BAD_MODELS = [
-    ",", " , ", ",=", "small=", "m 7", "klein é=m-7", "../m-7", "@cf/../../m-7", "@cf/./m-7",
-    "@cf//m-7", "/m-7", "m-7/", "@cf/%2e%2e/m-7", "m-7?x", "m-7#x", "alias=../m-7",
-    "https://evil-7.org/m", "chat=a||b", "chat=|a", "chat=a|", "=a|b", "=a", "x|y=a",
-    "chat=a|../b", "a|b", "m-7,m-7", "small=m-7,small=m-8", "chat=a|b|a",
-]
-BAD_STORAGES = [
-    "redis://:p/w@127.0.0.1:6379/0", "redis://:p#w@127.0.0.1:6379/0", "redis://host:abc/0",
-    "redis://host:0/0", "redis://[::1", "redis://", "redis://host/0?socket_timeout=x",
-    "redis://host/zero", "redis+cluster://host", "memory://x", "redis://:p w@host", "REDIS://host",
+    "https://<resource>.example.org/v1", RUN.replace(ACCOUNT, "{account_id}"),
+    RUN.replace(ACCOUNT, "$CLOUDFLARE_ACCOUNT_ID"), RUN.replace(ACCOUNT, "${ACCOUNT}"),
 ]
 ENDPOINTS = [
-    "/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/v1/completions",
-    "/openai/V1/Chat/Completions", "/v1/models", "/v1/messages", "/v1/responses",
-    "/v1beta/embeddings", "/v1/chat",
+    "/v1/chat/completions", "/chat/completions/", "/v1/completions", "/openai/V1/Chat/Completions",
+    "/v1/models", "/v1/messages", "/v1/responses", "/v1beta/embeddings", "/v1/chat",
 ]
-# fmt: on
-SECONDS = "must be a number of seconds over 0, at most 86400"
+KEY_ALONE = "problem: must be the key alone, without Bearer or another name before it"
+ASCII = "problem: a key must be printable ASCII without blanks at its ends"
+NAMED = "problem: must be name:key or name:sha256:hex, separated by commas"
+TWICE = "problem: must not have a name twice, and 'master' is reserved"
+WEAK = "warning: a key is short or looks like a placeholder; make a strong one"
+QUOTED = "warning: has quotes round its value, which count as a part of it"
+BOTH_TIERS = "warning: is also a tier-1 key: callers could use the provider without this proxy"
+ACCOUNT_ID = "problem: must be your Account ID, as Cloudflare's dashboard shows it"
+BAD_URL = "problem: must be http(s)://host/path, without user, query or placeholder"
+BEFORE_MODEL = (
+    "problem: must end in /ai/run, before the model; OpenAI's form needs LLAMA_PROVIDER=openai"
+)
+BEFORE_ENDPOINT = (
+    "problem: must end before /chat/completions, as in /v1; for /ai/run use workers-ai"
+)
+UNENCRYPTED = "warning: http sends the key unencrypted; use https"
+MODELS = "problem: must be model, public=model or public=model|fallback, separated by commas"
+MODEL_TWICE = "problem: must not have a public name, or a fallback, twice"
+NO_MODEL = "problem: is not set; set at least one model"
+WITHDRAWN = "warning: Cloudflare withdrew {} on 2026-05-30; choose another"
+SECONDS = "problem: must be a number of seconds over 0, at most 86400"
+INTEGER = "problem: must be an integer over 0, at most {}"
+RATE = "problem: must be like 60/minute (second, minute, hour or day)"
+STORAGE = "problem: must be redis(s)://:password@host:port/number, other characters percent-encoded"
+ALONE = "warning: each of the 2 workers counts alone; RATE_LIMIT_STORAGE makes it one count"
+NEAR = "warning: is not a setting of this proxy; did you mean {}?"
+GOOD = ""
 
-# fmt: off
-PROBLEMS = {
-    ("workers-ai", "WORKER_ACCESS_KEY"): [
+CASES = {  # the settings besides, the variable, and what is said of each of these values
+    ("workers-ai", "WORKER_ACCESS_KEY", KEY_ALONE): [
+        "Bearer 7Qm4xV9cT2hLw8Z", "authorization: 7Qm4xV9cT2hLw8", "API_KEY=7Qm4xV9cT2hLw8",
+    ],
+    ("workers-ai", "WORKER_ACCESS_KEY", ASCII): [
         "kéy-0123456789abcdef", " key-0123456789abcdef", "key-0123456789abcdef ",
         "key-0123456789abcdef\n", "key-0123456789\0abcdef", "key-0123456789abcdef\u00a0",
-        "key-0123456789\ud800abcdef", "Bearer 7Qm4xV9cT2hLw8Z", "authorization: 7Qm4xV9cT2hLw8",
-        "API_KEY=7Qm4xV9cT2hLw8",
+        "key-0123456789\ud800abcdef",
     ],
-    ("workers-ai", "WORKER_ACCESS_KEYS"): [
-        "al:a-kéy-0123456789ab", "al: a-key-0123456789ab", "al:a-key-\n0123456789ab",
-        "just-a-key-0123456789", ":just-a-key-0123456789", "alice:",
-        "al ice:a-key-0123456789ab", "älice:a-key-0123456789ab", f"{'a' * 65}:b-key-0123456789",
-        "al:sha256:abcdef0123456789", "al:sha256:" + "g" * 64, "al:sha256:",
-        "master:a-key-0123456789ab", "al:a-key-0123456789ab,al:b-key-0123456789ab",
-        "al:a-key-0123456789ab,al:a-key-0123456789ab", "al:Bearer 7Qm4xV9cT2hLw8Z",
-    ],
-    ("no master", "WORKER_ACCESS_KEYS"): ["master:a-key-0123456789ab"],
-    ("workers-ai", "LLAMA_PROVIDER"): ["gpt4all", "workers-ai,openai"],
-    ("workers-ai", "LLAMA_PROVIDER_API_KEY"): [
-        "cf-t0ken-é-456789012", " cf-t0ken-3456789012", "cf-t0ken-\r\n3456789012",
-        f"bearer  {PROVIDER_KEY}", f"BEARER\t{PROVIDER_KEY}", f" Bearer {PROVIDER_KEY}",
-        f"x-api-key:{PROVIDER_KEY}",
-        f"Authorization: Bearer {PROVIDER_KEY}", f"LLAMA_PROVIDER_API_KEY={PROVIDER_KEY}",
-        f"export OPENAI_API_KEY={PROVIDER_KEY}",
-    ],
-    ("no key", "CLOUDFLARE_API_TOKEN"): [f"Bearer {PROVIDER_KEY}"],
-    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID"): [
-        "", "a/b", "..", "acc0unt?x", "acc 0unt", "acc0ünt", "{account}", "<account>", "ACCOUNT_ID",
-        "your-account-id", "YOUR-ACCOUNT", "xxxxxxxxxxxx",
-    ],
-    ("workers-ai", "LLAMA_PROVIDER_BASE_URL"): BAD_URLS + [
-        RUN.replace(ACCOUNT, name)
-        for name in ("{account_id}", "<account>", "$CLOUDFLARE_ACCOUNT_ID", "${ACCOUNT}")
-    ],
-    ("openai", "LLAMA_PROVIDER_BASE_URL"): ["https://", "file:///etc/passwd-7", BAD_URLS[-1]],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS"): [
-        *BAD_MODELS,
-    ],
-    ("openai", "LLAMA_PROVIDER_MODELS"): ["<your model>", "<model>", "{model}", "gpt 5"],
-    ("workers-ai", "LLAMA_PROVIDER_TIMEOUT"): NO_NUMBERS,
-    ("workers-ai", "LLAMA_PROVIDER_IDLE_TIMEOUT"): ["0"],
-    ("workers-ai", "LLAMA_PROVIDER_TOTAL_TIMEOUT"): ["0"],
-    ("workers-ai", "MAX_REQUEST_BYTES"): ["0", "1.5", "1e3", "9" * 400, "1073741825"],
-    ("workers-ai", "PORT"): ["http", "70000"],
-    ("workers-ai", "WEB_CONCURRENCY"): ["all", "1000"],
-    ("workers-ai", "GRACEFUL_TIMEOUT"): ["2.5"],
-    ("workers-ai", "LOG_LEVEL"): ["loud", "info,debug"],
-    ("workers-ai", "RATE_LIMIT"): ["60/fortnight", "many/minute", "0/hour", "60 per minute"],
-    ("limited", "RATE_LIMIT_STORAGE"): BAD_STORAGES,
-}
-MISPLACED = {
-    ("workers-ai", "must end in /ai/run, before the model"): [
-        f"{RUN}/{MODEL}", f"{GATEWAY}/workers-ai/{MODEL}", f"{RUN}/llama",
-        RUN.replace("/run", "/v1"), RUN.replace("/run", ""), RUN.replace("/ai/run", ""),
-        f"{GATEWAY}/compat/chat/completions", f"{GATEWAY}/compat",
-        f"https://dash.cloudflare.com/{ACCOUNT}/ai/workers-ai",
-    ],
-    ("openai", "must end before /chat/completions, as in /v1"): [
-        *(f"https://api.example.org{path}" for path in ENDPOINTS),
-        "http://127.0.0.1:11434", "http://ollama:11434/api/chat", RUN, f"{RUN}/{MODEL}",
-    ],
-}
-# fmt: on
-
-
-@pytest.mark.parametrize(("base", "variable", "value"), rows(PROBLEMS))
-def test_a_bad_value_is_one_problem(base: str, variable: str, value: str) -> None:
-    settings = Settings({**BASES[base], variable: value})
-    (problem,) = settings.problems
-    assert problem.variable == variable
-    assert settings.warnings == ()
-    if variable == "WORKER_ACCESS_KEYS":
-        assert owner(settings, KEY) == (None if base == "no master" else "master")
-    if variable == "WORKER_ACCESS_KEY":
-        assert not settings.keys
-    if variable.startswith("RATE_LIMIT"):
-        assert settings.rate_limit is None or variable == "RATE_LIMIT_STORAGE"
-
-
-@pytest.mark.parametrize(("base", "text", "url"), rows(MISPLACED))
-def test_a_base_url_that_belongs_elsewhere(base: str, text: str, url: str) -> None:
-    (problem,) = Settings({**BASES[base], "LLAMA_PROVIDER_BASE_URL": url}).problems
-    assert str(problem).startswith(f"LLAMA_PROVIDER_BASE_URL: {text}")
-
-
-# --- warnings ---------------------------------------------------------------------------------
-
-WEAK = "a key is short or looks like a placeholder; make a strong one"
-BOTH_TIERS = "is also a tier-1 key: callers could use the provider without this proxy"
-QUOTED = "has quotes round its value, which count as a part of it"
-UNENCRYPTED = "http sends the key unencrypted; use https"
-WITHDRAWN = "Cloudflare withdrew {} on 2026-05-30; choose another"
-
-# fmt: off
-WARNINGS = {
     ("workers-ai", "WORKER_ACCESS_KEY", WEAK): [
         "7Qm4xV9cT2hLw8Z", "tooshort", "your-access-key-goes-here", "ChangeMeChangeMeChangeMe",
     ],
     ("workers-ai", "WORKER_ACCESS_KEY", QUOTED): ['"7Qm4xV9cT2hLw8Z"'],
+    ("workers-ai", "WORKER_ACCESS_KEY", GOOD): [
+        "a b  c-0123456789ab", "$HOME-${HOME}-0123456", "a=b,c:d;e\"'\\-0123456",
+        "~!@#%^&*()_+-=[]{}", "bearer-of-good-news-7Q", "\"it's-7Qm4xV9cT2hLw8",
+        "note: 7Qm4xV9cT2hLw8", "mykey=7Qm4xV9cT2hLw8", "7Qm4xV9cT2hLw8Z1",
+    ],
+    ("workers-ai", "WORKER_ACCESS_KEYS", ASCII): [
+        "al:a-kéy-0123456789ab", "al: a-key-0123456789ab", "al:a-key-\n0123456789ab",
+    ],
+    ("workers-ai", "WORKER_ACCESS_KEYS", NAMED): [
+        "just-a-key-0123456789", ":just-a-key-0123456789", "alice:", "al ice:a-key-0123456789ab",
+        "älice:a-key-0123456789ab", f"{'a' * 65}:b-key-0123456789", "al:sha256:abcdef0123456789",
+        "al:sha256:" + "g" * 64, "al:sha256:",
+    ],
+    ("workers-ai", "WORKER_ACCESS_KEYS", TWICE): [
+        "master:a-key-0123456789ab", "al:a-key-0123456789ab,al:b-key-0123456789ab",
+        "al:a-key-0123456789ab,al:a-key-0123456789ab,al:a-key-0123456789ab",
+    ],
+    ("workers-ai", "WORKER_ACCESS_KEYS", KEY_ALONE): ["al:Bearer 7Qm4xV9cT2hLw8Z"],
     ("workers-ai", "WORKER_ACCESS_KEYS", WEAK): ["al:tooshort", "al:short,bob:shorter"],
+    ("no master", "WORKER_ACCESS_KEYS", TWICE): ["master:a-key-0123456789ab"],
+    ("workers-ai", "LLAMA_PROVIDER", "problem: must be one of: workers-ai, openai"): [
+        "gpt4all", "workers-ai,openai",
+    ],
+    ("workers-ai", "LLAMA_PROVIDER", GOOD): ["Workers-AI"],
+    ("workers-ai", "LLAMA_PROVIDER_API_KEY", ASCII): [
+        "cf-t0ken-é-456789012", " cf-t0ken-3456789012", "cf-t0ken-\r\n3456789012",
+    ],
+    ("workers-ai", "LLAMA_PROVIDER_API_KEY", KEY_ALONE): [
+        f"bearer  {PROVIDER_KEY}", f"BEARER\t{PROVIDER_KEY}", f" Bearer {PROVIDER_KEY}",
+        f"x-api-key:{PROVIDER_KEY}", f"Authorization: Bearer {PROVIDER_KEY}",
+        f"LLAMA_PROVIDER_API_KEY={PROVIDER_KEY}", f"export OPENAI_API_KEY={PROVIDER_KEY}",
+    ],
     ("workers-ai", "LLAMA_PROVIDER_API_KEY", WEAK): ["tooshort"],
     ("workers-ai", "LLAMA_PROVIDER_API_KEY", QUOTED): ["'7Qm4xV9cT2hLw8Z'"],
     ("workers-ai", "LLAMA_PROVIDER_API_KEY", BOTH_TIERS): [KEY],
     ("al", "LLAMA_PROVIDER_API_KEY", BOTH_TIERS): [PROVIDER_KEY],
     ("digest", "LLAMA_PROVIDER_API_KEY", BOTH_TIERS): [PROVIDER_KEY],
+    ("workers-ai", "LLAMA_PROVIDER_API_KEY", GOOD): [
+        "bearer_7Qm4xV9cT2hLw8", "QmKEY7Qm4xV9cT2hLw8==",
+    ],
+    ("no key", "CLOUDFLARE_API_TOKEN", KEY_ALONE): [f"Bearer {PROVIDER_KEY}"],
+    ("openai", "CLOUDFLARE_API_TOKEN", GOOD): ["cf-t0ken-3456789012", "Bearer ü"],
+    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID", ACCOUNT_ID): [
+        "", "a/b", "..", "acc0unt?x", "acc 0unt", "acc0ünt", "{account}", "<account>",
+        "ACCOUNT_ID", "YOUR-ACCOUNT", "xxxxxxxxxxxx",
+    ],
+    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID", GOOD): ["0123456789abcdef" * 2],
+    ("another host", "CLOUDFLARE_ACCOUNT_ID", GOOD): ["a/b"],
+    ("workers-ai", "LLAMA_PROVIDER_BASE_URL", BAD_URL): URLS,
+    ("workers-ai", "LLAMA_PROVIDER_BASE_URL", BEFORE_MODEL): [
+        f"{RUN}/{MODEL}", f"{GATEWAY}/workers-ai/{MODEL}", f"{RUN}/llama",
+        RUN.replace("/run", "/v1"), RUN.replace("/run", ""), RUN.replace("/ai/run", ""),
+        f"{GATEWAY}/compat/chat/completions", f"{GATEWAY}/compat",
+        f"https://dash.cloudflare.com/{ACCOUNT}/ai/workers-ai",
+    ],
+    ("workers-ai", "LLAMA_PROVIDER_BASE_URL", GOOD): [
+        f"{GATEWAY}/workers-ai", f"{RUN}/", "https://ai.example.org/v1", "https://h.org/x{account}",
+    ],
+    ("openai", "LLAMA_PROVIDER_BASE_URL", BAD_URL): URLS[-5:],
+    ("openai", "LLAMA_PROVIDER_BASE_URL", BEFORE_ENDPOINT): [
+        *(f"https://api.example.org{path}" for path in ENDPOINTS),
+        "http://127.0.0.1:11434", "http://ollama:11434/api/chat", RUN, f"{RUN}/{MODEL}",
+    ],
     ("openai", "LLAMA_PROVIDER_BASE_URL", UNENCRYPTED): [
         "http://api.example.org/run", "HTTP://api.example.org/run", "http://192.168.1.7:8080/run",
         "http://localhost.example.org/run", "http://127.0.0.1.example.org/run",
     ],
+    ("openai", "LLAMA_PROVIDER_BASE_URL", GOOD): [
+        "http://127.0.0.1:9/v1", "http://localhost/v1", "http://[::1]:9/v1", "http://127.9.9.9/v1",
+        "https://r.services.ai.azure.com/models", "https://chat.example.org/chat/v1",
+        "https://h.org/completions/v1", "https://h.co/models/org/m/v1", f"{GATEWAY}/compat",
+        RUN.replace("/run", "/v1"), "https://api.deepseek.com", "http://localhost:11434/v1",
+        "https://generativelanguage.googleapis.com/v1beta/openai", "https://openrouter.ai/api/v1",
+        "https://w.cloud.databricks.com/serving-endpoints",
+    ],
+    ("workers-ai", "LLAMA_PROVIDER_MODELS", MODELS): [
+        ",=", "small=", "m 7", "klein é=m-7", "../m-7", "@cf/../../m-7", "@cf/./m-7",
+        "@cf//m-7", "/m-7", "m-7/", "@cf/%2e%2e/m-7", "m-7?x", "m-7#x", "alias=../m-7",
+        "https://evil-7.org/m", "chat=a||b", "chat=|a", "chat=a|", "=a|b", "=a", "x|y=a",
+        "chat=a|../b", "a|b",
+    ],
+    ("workers-ai", "LLAMA_PROVIDER_MODELS", MODEL_TWICE): [
+        "m-7,m-7", "small=m-7,small=m-8", "chat=a|b|a",
+    ],
+    ("workers-ai", "LLAMA_PROVIDER_MODELS", NO_MODEL): [",", " , "],
     ("workers-ai", "LLAMA_PROVIDER_MODELS", WITHDRAWN.format("llama-3-8b-instruct")): [
         "@cf/meta/llama-3-8b-instruct", f"{MODEL},chat=@cf/meta/llama-3-8b-instruct",
     ],
     ("another host", "LLAMA_PROVIDER_MODELS", WITHDRAWN.format("gemma-7b-it")): [
         f"a={MODEL}|@hf/google/gemma-7b-it,b=@hf/google/gemma-7b-it",
     ],
-}
-# fmt: on
-
-
-@pytest.mark.parametrize(("base", "variable", "text", "value"), rows(WARNINGS))
-def test_a_doubtful_value_is_a_warning_and_serves(
-    base: str, variable: str, text: str, value: str
-) -> None:
-    settings = Settings({**BASES[base], variable: value})
-    assert settings.problems == ()
-    assert [str(warning) for warning in settings.warnings] == [f"{variable}: {text}"]
-
-
-def test_quotes_round_a_value_are_a_warning_beside_the_problem() -> None:
-    settings = Settings({**WORKERS_AI, "LLAMA_PROVIDER_TIMEOUT": '"30"'})
-    assert [str(problem) for problem in settings.problems] == [f"LLAMA_PROVIDER_TIMEOUT: {SECONDS}"]
-    assert [str(warning) for warning in settings.warnings] == [f"LLAMA_PROVIDER_TIMEOUT: {QUOTED}"]
-
-
-@pytest.mark.parametrize(
-    ("more", "warns"),
-    [
-        ({"WEB_CONCURRENCY": "2"}, True),
-        ({"WEB_CONCURRENCY": "1"}, False),
-        ({"WEB_CONCURRENCY": "2", "RATE_LIMIT_STORAGE": "redis://127.0.0.1:6379/0"}, False),
-        ({"WEB_CONCURRENCY": "2", "RATE_LIMIT": ""}, False),
+    ("workers-ai", "LLAMA_PROVIDER_MODELS", GOOD): [
+        f"@cf/meta/llama-3-8b-instruct={MODEL}", "@cf/meta/llama-3.1-8b-instruct-fp8",
+        "@cf/google/gemma-7b-it-lora", "@cf/mistral/mistral-7b-instruct-v0.2-lora",
     ],
-)
-def test_workers_that_count_alone_are_a_warning(more: dict[str, str], warns: bool) -> None:
-    settings = Settings({**BASES["limited"], **more})
-    names = [warning.variable for warning in settings.warnings]
-    assert names == (["RATE_LIMIT"] if warns else [])
-
-
-# fmt: off
-NO_MISTAKES = {
-    ("workers-ai", "WORKER_ACCESS_KEY"): [
-        "a b  c-0123456789ab", "$HOME-${HOME}-0123456", "a=b,c:d;e\"'\\-0123456",
-        "~!@#%^&*()_+-=[]{}", "bearer-of-good-news-7Q", "\"it's-7Qm4xV9cT2hLw8",
-        "note: 7Qm4xV9cT2hLw8", "mykey=7Qm4xV9cT2hLw8", "7Qm4xV9cT2hLw8Z1",
-    ],
-    ("workers-ai", "LLAMA_PROVIDER_API_KEY"): ["bearer_7Qm4xV9cT2hLw8", "QmKEY7Qm4xV9cT2hLw8=="],
-    ("workers-ai", "CLOUDFLARE_ACCOUNT_ID"): ["0123456789abcdef" * 2],
-    ("workers-ai", "LLAMA_PROVIDER"): ["Workers-AI"],
-    ("workers-ai", "LLAMA_PROVIDER_BASE_URL"): [
-        f"{GATEWAY}/workers-ai", f"{RUN}/", "https://ai.example.org/v1", "https://h.org/x{account}",
-    ],
-    ("openai", "LLAMA_PROVIDER_BASE_URL"): [
-        "http://127.0.0.1:9/v1", "http://localhost/v1", "http://[::1]:9/v1", "http://127.9.9.9/v1",
-        "https://r.services.ai.azure.com/models", "https://chat.example.org/chat/v1",
-        "https://h.org/completions/v1", "https://h.co/models/org/m/v1", f"{GATEWAY}/compat",
-        RUN.replace("/run", "/v1"), "https://api.deepseek.com", "http://localhost:11434/v1",
-        "https://generativelanguage.googleapis.com/v1beta/openai", "https://openrouter.ai/api/v1",
-        "https://r.openai.azure.com/openai/v1", "https://api.cohere.ai/compatibility/v1",
-        "https://api.groq.com/openai/v1", "https://w.cloud.databricks.com/serving-endpoints",
-    ],
-    ("workers-ai", "LLAMA_PROVIDER_MODELS"): [
-        f"@cf/meta/llama-3-8b-instruct={MODEL}", "@cf/meta/llama-3.1-8b-instruct-fast",
-        "@cf/meta/llama-3.1-8b-instruct-fp8", "@cf/google/gemma-7b-it-lora",
-        "@cf/mistral/mistral-7b-instruct-v0.2-lora",
-    ],
-    ("openai", "LLAMA_PROVIDER_MODELS"): [
+    ("openai", "LLAMA_PROVIDER_MODELS", MODELS): ["<your model>", "<model>", "{model}", "gpt 5"],
+    ("openai", "LLAMA_PROVIDER_MODELS", GOOD): [
         "org/model:7b?latest", "ft:gpt-5-mini:org::7Qm4", "@cf/meta/llama-3-8b-instruct",
     ],
-    ("limited", "RATE_LIMIT"): ["1/second", "999999999/day"],
-    ("limited", "RATE_LIMIT_STORAGE"): [
-        "redis://127.0.0.1", "redis://127.0.0.1:6379/0", "redis://user:pw@[::1]:6379",
+    ("workers-ai", "LLAMA_PROVIDER_TIMEOUT", SECONDS): NO_NUMBERS,
+    ("workers-ai", "LLAMA_PROVIDER_IDLE_TIMEOUT", SECONDS): ["0"],
+    ("workers-ai", "LLAMA_PROVIDER_TOTAL_TIMEOUT", SECONDS): ["0"],
+    ("workers-ai", "MAX_REQUEST_BYTES", INTEGER.format(1024**3)): ["1.5", "1073741825"],
+    ("workers-ai", "PORT", INTEGER.format(65535)): ["http", "70000", "1e3", "0"],
+    ("workers-ai", "WEB_CONCURRENCY", INTEGER.format(64)): ["all", "1000"],
+    ("workers-ai", "GRACEFUL_TIMEOUT", INTEGER.format(86400)): ["2.5"],
+    ("workers-ai", "LOG_LEVEL", "problem: must be one of: debug, info, warning, error, critical"): [
+        "loud", "info,debug",
+    ],
+    ("workers-ai", "RATE_LIMIT", RATE): ["60/fortnight", "many/minute", "0/hour", "60 per minute"],
+    ("limited", "RATE_LIMIT", GOOD): ["1/second", "999999999/day"],
+    ("two workers", "RATE_LIMIT", ALONE): ["1/second"],
+    ("two workers", "RATE_LIMIT", GOOD): [""],
+    ("shared", "RATE_LIMIT", GOOD): ["1/second"],
+    ("limited", "RATE_LIMIT_STORAGE", STORAGE): [
+        "redis://:p/w@127.0.0.1:6379/0", "redis://:p#w@127.0.0.1:6379/0", "redis://host:abc/0",
+        "redis://host:0/0", "redis://[::1", "redis://", "redis://host/0?socket_timeout=x",
+        "redis://host/zero", "redis+cluster://host", "memory://x", "redis://:p w@host",
+        "REDIS://host",
+    ],
+    ("limited", "RATE_LIMIT_STORAGE", GOOD): [
+        "redis://127.0.0.1", "redis://127.0.0.1:6379/0", "redis://user:pw@[::1]:6379", "memory://",
         "rediss://:p%2Fw@redis.example.org:6380/1", "rediss://:pw@h:1/0?ssl_cert_reqs=none",
     ],
-    **{("workers-ai", name): ["x"] for name in (
-        "PATH", "HOME", "LANG", "EXPORT", "REPORT", "CLOUDFLARE_EMAIL", "PYTHONUNBUFFERED",
+    ("workers-ai", "LLAMA_PROVIDER_KEY", NEAR.format("LLAMA_PROVIDER_API_KEY")): ["x"],
+    ("workers-ai", "llama_provider_models", NEAR.format("LLAMA_PROVIDER_MODELS")): ["x"],
+    ("workers-ai", "WORKER_ACESS_KEY", NEAR.format("WORKER_ACCESS_KEY")): ["x"],
+    ("workers-ai", "GRACEFULL_TIMEOUT", NEAR.format("GRACEFUL_TIMEOUT")): ["x"],
+    **{("workers-ai", name, GOOD): ["x"] for name in (
+        "PATH", "HOME", "EXPORT", "REPORT", "CLOUDFLARE_EMAIL", "PYTHONUNBUFFERED",
     )},
 }
 # fmt: on
 
 
-@pytest.mark.parametrize(("base", "variable", "value"), rows(NO_MISTAKES))
-def test_a_good_value_is_neither_problem_nor_warning(base: str, variable: str, value: str) -> None:
-    settings = Settings({**BASES[base], variable: value})
-    assert (settings.problems, settings.warnings) == ((), ())
-    if variable == "WORKER_ACCESS_KEY":
-        assert owner(settings, value) == "master"
+@pytest.mark.parametrize(("base", "variable", "text"), CASES)
+def test_what_is_said_of_a_value(base: str, variable: str, text: str) -> None:
+    level, _, rest = text.partition(": ")
+    expected = [f"{level}: {variable}: {rest}"] if text else []
+    said = {
+        value: lines(Settings({**BASES[base], variable: value}))
+        for value in CASES[base, variable, text]
+    }
+    assert said == dict.fromkeys(said, expected)
 
 
-NEAR = {
-    "LLAMA_PROVIDER_KEY": "LLAMA_PROVIDER_API_KEY",
-    "LLAMA_PROVIDER_MODEL": "LLAMA_PROVIDER_MODELS",
-    "WORKER_ACESS_KEY": "WORKER_ACCESS_KEY",
-    "llama_provider_api_key": "LLAMA_PROVIDER_API_KEY",
-    "GRACEFULL_TIMEOUT": "GRACEFUL_TIMEOUT",
-}
+def test_quotes_round_a_value_are_a_warning_beside_the_problem() -> None:
+    assert lines(Settings({**WORKERS_AI, "LLAMA_PROVIDER_TIMEOUT": '"30"'})) == [
+        SECONDS.replace(":", ": LLAMA_PROVIDER_TIMEOUT:", 1),
+        QUOTED.replace(":", ": LLAMA_PROVIDER_TIMEOUT:", 1),
+    ]
 
 
-@pytest.mark.parametrize("name", NEAR)
-def test_a_misspelt_name_is_a_warning(name: str) -> None:
-    (warning,) = Settings({**WORKERS_AI, name: "x"}).warnings
-    assert str(warning) == f"{name}: is not a setting of this proxy; did you mean {NEAR[name]}?"
+def test_a_bad_key_or_rate_is_not_used() -> None:
+    assert not Settings({**WORKERS_AI, "WORKER_ACCESS_KEY": "Bearer 7Qm4xV9cT2hLw8Z"}).keys
+    settings = Settings({**WORKERS_AI, "WORKER_ACCESS_KEYS": f"master:{PROVIDER_KEY}"})
+    assert (owner(settings, KEY), owner(settings, PROVIDER_KEY)) == ("master", None)
+    assert Settings({**WORKERS_AI, "RATE_LIMIT": "60/fortnight"}).rate_limit is None
 
 
 # --- tier 1 -----------------------------------------------------------------------------------
@@ -434,16 +407,15 @@ def test_cloudflares_own_variable_is_read_where_ours_is_not_set(blank: str | Non
     assert sent(Settings(env))[1] == "Bearer cf-t0ken-3456789012"
 
 
-@pytest.mark.parametrize("token", ["cf-t0ken-3456789012", "Bearer ü"], ids=["good", "bad"])
-def test_cloudflares_token_is_ignored_with_another_provider(token: str) -> None:
-    settings = Settings({**OPENAI, "CLOUDFLARE_API_TOKEN": token})
-    assert (settings.problems, settings.warnings) == ((), ())
-    assert sent(settings) == ("https://api.example.org/v1/chat/completions", None)
-    with_key = Settings({**OPENAI, "LLAMA_PROVIDER_API_KEY": PROVIDER_KEY})
+def test_the_key_of_another_provider() -> None:
+    """Cloudflare's token is not sent there."""
+    env = {**OPENAI, "CLOUDFLARE_API_TOKEN": "cf-t0ken-3456789012"}
+    assert sent(Settings(env)) == ("https://api.example.org/v1/chat/completions", None)
+    with_key = Settings({**env, "LLAMA_PROVIDER_API_KEY": PROVIDER_KEY})
     assert sent(with_key)[1] == f"Bearer {PROVIDER_KEY}"
 
 
-URLS = {
+APPENDED = {
     f"{GATEWAY}/workers-ai": f"{GATEWAY}/workers-ai",
     f"{GATEWAY}/workers-ai///": f"{GATEWAY}/workers-ai",
     " https://h.example.org:8443/x/{account}/y \n": f"https://h.example.org:8443/x/{ACCOUNT}/y",
@@ -451,18 +423,16 @@ URLS = {
 }
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", APPENDED)
 def test_the_model_is_appended_to_the_base_url(url: str) -> None:
     settings = Settings({**WORKERS_AI, "LLAMA_PROVIDER_BASE_URL": url})
-    assert sent(settings)[0] == f"{URLS[url]}/{MODEL}"
+    assert sent(settings)[0] == f"{APPENDED[url]}/{MODEL}"
 
 
-def test_the_account_is_needed_only_where_the_url_has_it() -> None:
-    env = {**WORKERS_AI, "CLOUDFLARE_ACCOUNT_ID": "a/b"}
-    env["LLAMA_PROVIDER_BASE_URL"] = "https://gateway.example.org/v1"
-    assert Settings(env).problems == ()
-    compatible = {**OPENAI, "LLAMA_PROVIDER_BASE_URL": "https://h.example.org/{account}/ai/v1"}
-    (problem,) = Settings(compatible).problems
+def test_the_account_is_needed_where_the_url_has_it() -> None:
+    """With either provider; CASES has the base URL without it."""
+    env = {**OPENAI, "LLAMA_PROVIDER_BASE_URL": "https://h.example.org/{account}/ai/v1"}
+    (problem,) = Settings(env).problems
     assert problem.variable == "CLOUDFLARE_ACCOUNT_ID"
 
 
