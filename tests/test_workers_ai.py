@@ -68,7 +68,8 @@ def choices_of(message: dict[str, Any], finish: Any = "stop", **more: Any) -> di
 
 OUTPUT_TEXT = {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}
 OUTPUT_CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a":1}'}
-TOLD_CALL = ["c", "f", '{"a":1}']
+FLAT_CALL = {"name": "f", "arguments": {"a": 1}}
+CALLS = says(None, "tool_calls", calls=[["c", "f", '{"a":1}']])
 RESULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the default limit of 256 reached": (
         {"response": "a", "usage": used(1, 256)},
@@ -79,36 +80,22 @@ RESULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         says("", "length", reasoning="Hm"),
     ),
     "an empty string": ({"response": ""}, says("")),
-    "an object that has only tool_calls": (
-        {"response": {"tool_calls": []}},
-        says('{"tool_calls":[]}'),
-    ),
+    "an object with tool_calls": ({"response": {"tool_calls": []}}, says('{"tool_calls":[]}')),
     "zero": ({"response": 0}, says("0")),
     "empty choices beside text": ({"choices": [], "response": "a"}, says("a")),
     "empty content beside text": (choices_of({"content": ""}, response="a"), says("a")),
-    "vLLM's tool call, no response": (
-        {"tool_calls": [CALL]},
-        says(None, "tool_calls", calls=[TOLD_CALL]),
-    ),
+    "vLLM's tool call, no response": ({"tool_calls": [CALL]}, CALLS),
     "the same tool call twice": (
-        choices_of(
-            {"content": None, "tool_calls": [CALL]},
-            "tool_calls",
-            response=None,
-            tool_calls=[{"name": "f", "arguments": {"a": 1}}],
-        ),
-        says(None, "tool_calls", calls=[TOLD_CALL]),
+        choices_of({"content": None, "tool_calls": [CALL]}, "tool_calls", tool_calls=[FLAT_CALL]),
+        CALLS,
     ),
     "Responses, with a call": (
         {"output": [{"type": "reasoning", "summary": []}, OUTPUT_CALL]},
-        says(None, "tool_calls", calls=[TOLD_CALL]),
+        CALLS,
     ),
-    "Responses, cut off": (
-        {"status": "incomplete", "output": [OUTPUT_TEXT]},
-        says("Hi", "length"),
-    ),
+    "Responses, cut off": ({"status": "incomplete", "output": [OUTPUT_TEXT]}, says("Hi", "length")),
     "Responses, in several messages": (
-        {"output": [OUTPUT_TEXT, None, {"type": "x"}, OUTPUT_TEXT]},
+        {"output": [OUTPUT_TEXT, None, {}, OUTPUT_TEXT]},
         says("HiHi"),
     ),
 }
@@ -160,9 +147,16 @@ def test_a_native_answer_was_cut_off_where_it_reached_the_limit(
     assert whole(PROVIDER, answer, **fields)["choices"][0]["finish_reason"] == finish
 
 
-BAD = (502, "provider_bad_answer", None, "false", None)
-FAILED = (502, "provider_failed", None, "true", None)
-CUT = (502, "provider_failed", None, "false", None)
+def provider(code: str, retry: str = "false", after: str | None = None) -> tuple[Any, ...]:
+    """What an error tells."""
+    return 502, f"provider_{code}", None, retry, after
+
+
+BAD, CUT, FAILED = provider("bad_answer"), provider("failed"), provider("failed", "true")
+QUOTA, LIMITED = (
+    provider("quota_exhausted", "false", MIDNIGHT),
+    provider("rate_limited", "true", "15"),
+)
 NO_ANSWERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "empty_result_success.json": (SAMPLES["empty_result_success.json"].body, BAD),
     "html_with_200.html": (SAMPLES["html_with_200.html"].body, BAD),
@@ -171,10 +165,7 @@ NO_ANSWERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "a result that is null": ({"result": None, "success": True}, BAD),
     "null alone": ({"result": {"response": None}}, BAD),
     "choices without anything": ({"result": choices_of({}, None)}, BAD),
-    "success false, daily allocation": (
-        {"success": False, "errors": [{"code": 4006, "message": ""}]},
-        (502, "provider_quota_exhausted", None, "false", MIDNIGHT),
-    ),
+    "success false, daily allocation": ({"success": False, "errors": [{"code": 4006}]}, QUOTA),
     "finish_reason: error": ({"result": choices_of({"content": "Hel"}, "error")}, CUT),
 }
 
@@ -200,7 +191,7 @@ def openai(delta: Any, finish: Any = None, **more: Any) -> dict[str, Any]:
 
 G_NAME = {"id": "c", "type": "function", "index": 0, "function": {"name": "f"}}
 G_NULLS = {"id": None, "type": None, "index": None, "function": {"name": None, "arguments": None}}
-TOLD_TWICE = {"tool_calls": [{"name": "f", "arguments": {"a": 1}}]}
+TOLD_TWICE = {"tool_calls": [FLAT_CALL]}
 CALLED = Told(calls=[("f", '{"a":1}')], finish="tool_calls", usage=ZEROS)
 STREAM_SHAPES = {
     "glm-5.3: reasoning to the limit": (
@@ -270,7 +261,6 @@ def test_a_cut_stream_never_ends_well(stream: bytes, told: Told) -> None:
         assert Told.by(streamed(PROVIDER, [stream[:end]])).finish
 
 
-LIMITED = {"error": [{"code": 2003, "message": "Rate limited"}]}
 BROKEN_STREAMS = {
     "truncated_no_done.sse": (SAMPLES["truncated_no_done.sse"].body, "Hello wor", CUT),
     "mid_stream_error_inferred.sse": (
@@ -280,9 +270,9 @@ BROKEN_STREAMS = {
     ),
     "cut inside a frame": (b'data: {"response":"Hello"}\n\ndata: {"resp', "Hello", BAD),
     "an error in the gateway's form": (
-        sse({"response": "a"}, LIMITED),
+        sse({"response": "a"}, {"error": [{"code": 2003}]}),
         "a",
-        (502, "provider_rate_limited", None, "true", "15"),
+        LIMITED,
     ),
     "an error first": (sse({"errors": [{"code": 3043}], "success": False}), None, FAILED),
     "only a DONE": (sse(), None, BAD),
@@ -306,10 +296,6 @@ def test_broken_streams(stream: bytes, text: str | None, tells: tuple[Any, ...])
 # --- refusals -----------------------------------------------------------------------------------
 
 
-def provider(code: str, retry: str = "false", after: str | None = None) -> tuple[Any, ...]:
-    return 502, f"provider_{code}", None, retry, after
-
-
 REFUSALS = samples("code")
 
 
@@ -331,15 +317,15 @@ def test_refusals(sample: Sample) -> None:
 REJECTED = (400, "provider_rejected_input", None, None, None)
 CODES: dict[int, tuple[Any, ...]] = {  # each code of the table of errors, and what it means
     **dict.fromkeys((3007, 3008, 3046), provider("timeout")),
-    **dict.fromkeys((3043, 8004), provider("failed", "true")),
+    **dict.fromkeys((3043, 8004), FAILED),
     **dict.fromkeys((3040, 3050), provider("overloaded", "true", "5")),
-    **dict.fromkeys((3021, 2003, 1015), provider("rate_limited", "true", "15")),
-    **dict.fromkeys((3036, 4006), provider("quota_exhausted", "false", MIDNIGHT)),
+    **dict.fromkeys((3021, 2003, 1015), LIMITED),
+    **dict.fromkeys((3036, 4006), QUOTA),
     **dict.fromkeys((2021, 2045), provider("quota_exhausted")),
     **dict.fromkeys((10000, 2009, 6003, 9106, 9109, 3023, 3041), provider("auth_failed")),
     **dict.fromkeys((5028, 5007, 3042, 5016, 5018, 5035), provider("model_unavailable")),
     **dict.fromkeys((7000, 7001, 7003, 2001, 2008, 2019, 2040), provider("not_found")),
-    5024: provider("bad_answer"),
+    5024: BAD,
     **dict.fromkeys((5021, 8007), (400, "context_length_exceeded", "messages", None, None)),
     **dict.fromkeys((5004, 5006, 5012, 5025, 8001, 8006, 3003, 3006), REJECTED),
 }
@@ -366,7 +352,7 @@ def test_the_code_decides_first(code: int, tells: tuple[Any, ...]) -> None:
 def test_the_daily_allocation_is_known_by_its_words() -> None:
     body = b'{"errors":[{"code":99,"message":"you have used up your daily free allocation"}]}'
     error = refused(PROVIDER, 429, {}, body)
-    assert told_of(error) == provider("quota_exhausted", "false", MIDNIGHT)
+    assert told_of(error) == QUOTA
 
 
 @pytest.mark.parametrize(
