@@ -83,16 +83,12 @@ def _parse(decoder: json.JSONDecoder, body: bytes) -> Any:
     raise InvalidJSON(wrong)
 
 
-def _finite(text: str) -> float:
-    """A float; it also reads the constants NaN and Infinity, which Python's json accepts."""
+def _number(text: str) -> float:
+    """An integer with the range of a float (to read thousands of digits takes the square of their
+    number), or a float. It refuses the constants NaN and Infinity, which Python's json accepts."""
     if not math.isfinite(number := float(text)):
         raise InvalidJSON(_OUT_OF_RANGE)
-    return number
-
-
-def _integer(digits: str) -> int:
-    _finite(digits)  # to read thousands of digits takes the square of their number
-    return int(digits)
+    return int(text) if text.removeprefix("-").isdigit() else number
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -104,11 +100,11 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _NOT_MARKS = bytes(set(range(256)) - set(b",:[]{}"))
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_UPSTREAM = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+_UPSTREAM = json.JSONDecoder(parse_constant=_number, parse_float=_number)
 _STRICT = json.JSONDecoder(
-    parse_constant=_finite,
-    parse_float=_finite,
-    parse_int=_integer,
     object_pairs_hook=_without_doubles,
+    parse_constant=_number,
+    parse_float=_number,
+    parse_int=_number,
 )
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
