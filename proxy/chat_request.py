@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/chat/create
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from proxy import strict_json
 from proxy.errors import CallerError
@@ -102,60 +102,57 @@ def _wrong(at: str, what: str, code: str = "invalid_messages") -> CallerError:
     return CallerError(code, f"'{at}' must be {what}.", param=at)
 
 
-class _Check(NamedTuple):
-    """What a value must be. Types are compared exactly, since True is an int to isinstance."""
-
-    what: str
-    types: tuple[type, ...]
-    fits: Callable[[Any], bool] = lambda _value: True
-
-
-def _check(fields: JSON, checks: Mapping[str, _Check], code: str, at: str = "") -> None:
+def _check(fields: JSON, checks: Mapping[str, str], code: str, at: str = "") -> None:
     for name, value in fields.items():
-        check = checks.get(name)
-        if check and value is not None and not (type(value) in check.types and check.fits(value)):
-            raise _wrong(at + name, check.what, code)
+        what = checks.get(name)
+        if what and value is not None and not _FITS[what](value):
+            raise _wrong(at + name, what, code)
 
 
-def _by_name(checks: dict[str, _Check]) -> dict[str, _Check]:
-    return {name: check for names, check in checks.items() for name in names.split()}
+# What a value must be. Types are compared exactly, since True is an int to isinstance; 4096.0 is a
+# whole number, as in JSON Schema. All ranges that this proxy does not rely on are the provider's.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "a string": lambda v: type(v) is str,
+    "a string or a list of strings": lambda v: type(v) in (str, list) and {*map(type, v)} <= {str},
+    "a string or an object": lambda v: type(v) in (str, dict),
+    "an object": lambda v: type(v) is dict,
+    "a list of objects": lambda v: type(v) is list and {*map(type, v)} <= {dict},
+    "true or false": lambda v: type(v) is bool,
+    "a number": lambda v: type(v) in (int, float),
+    "a whole number": lambda v: type(v) in (int, float) and v % 1 == 0,
+    "a whole number over 0": lambda v: type(v) in (int, float) and v % 1 == 0 and v > 0,
+    "1: this proxy gives one choice": lambda v: type(v) in (int, float) and v == 1,
+    "an object with the strings 'name' and 'arguments'": lambda v: (
+        type(v) is dict and type(v.get("name")) is type(v.get("arguments")) is str
+    ),
+}
 
 
-_STRING = _Check("a string", (str,))
-_OBJECT = _Check("an object", (dict,))
-_OBJECTS = _Check("a list of objects", (list,), lambda items: {*map(type, items)} <= {dict})
-_NUMBER = _Check("a number", (int, float))
-_STRINGS = _Check("a string or a list of strings", (str, list), lambda v: {*map(type, v)} <= {str})
-# As in JSON Schema, 4096.0 and 1e3 are whole numbers.
-_WHOLE = _Check("a whole number", (int, float), lambda n: n % 1 == 0)
-_LIMIT = _Check("a whole number over 0", (int, float), lambda n: n > 0 and n % 1 == 0)
-_ONE = _Check("1: this proxy gives one choice", (int, float), lambda n: n == 1)
-# Types, and what this proxy itself relies on; all other ranges are left to the provider.
+def _by_name(checks: dict[str, str]) -> dict[str, str]:
+    return {name: what for names, what in checks.items() for name in names.split()}
+
+
 _FIELDS = _by_name(
     {
-        "model reasoning_effort lora": _STRING,
-        "stream logprobs parallel_tool_calls": _Check("true or false", (bool,)),
-        "max_tokens max_completion_tokens": _LIMIT,
-        "top_k seed top_logprobs": _WHOLE,
-        "n": _ONE,
-        "temperature top_p frequency_penalty presence_penalty repetition_penalty": _NUMBER,
-        "stop": _STRINGS,
-        "tools functions": _OBJECTS,
-        "tool_choice function_call": _Check("a string or an object", (str, dict)),
-        "stream_options response_format logit_bias chat_template_kwargs": _OBJECT,
+        "model reasoning_effort lora": "a string",
+        "stream logprobs parallel_tool_calls": "true or false",
+        "max_tokens max_completion_tokens": "a whole number over 0",
+        "top_k seed top_logprobs": "a whole number",
+        "n": "1: this proxy gives one choice",
+        "temperature top_p frequency_penalty presence_penalty repetition_penalty": "a number",
+        "stop": "a string or a list of strings",
+        "tools functions": "a list of objects",
+        "tool_choice function_call": "a string or an object",
+        "stream_options response_format logit_bias chat_template_kwargs": "an object",
     }
 )
-_WHOLE_NUMBERS = {name for name, check in _FIELDS.items() if check in (_WHOLE, _LIMIT, _ONE)}
+_WHOLE_NUMBERS = {"max_tokens", "max_completion_tokens", "top_k", "seed", "top_logprobs", "n"}
 PARAMETERS = frozenset({"messages", *_FIELDS})
 _MESSAGE_FIELDS = _by_name(
     {
-        "name tool_call_id refusal": _STRING,
-        "tool_calls": _OBJECTS,
-        "audio": _OBJECT,
-        "function_call": _Check(
-            "an object with the strings 'name' and 'arguments'",
-            (dict,),
-            lambda call: type(call.get("name")) is type(call.get("arguments")) is str,
-        ),
+        "name tool_call_id refusal": "a string",
+        "tool_calls": "a list of objects",
+        "function_call": "an object with the strings 'name' and 'arguments'",
+        "audio": "an object",
     }
 )
