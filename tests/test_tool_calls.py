@@ -67,11 +67,16 @@ IN_PIECES: Rows = {
         [(0, "c", "get_"), (0, "c", "get_weather"), (0, None, None, A)],
         [("get_weather", A)],
     ),
+    "the id with a second name": ([(0, None, "f"), (0, "c", "f", A)], [F]),
     "the id before the name": ([(0, "c"), (0, None, *F)], [F]),
     "the arguments before the name": ([(0, "c", None, A), (0, None, "f")], [F]),
     "no arguments": ([(0, "c", "f")], [("f", "{}")]),
     "blank arguments": ([(0, "c", "f", " ")], [("f", "{}")]),
     "blanks before the arguments": ([(0, "c", "f", " "), (0, None, None, A)], [F]),
+    "a blank among the arguments": (
+        [(0, "c", "f", '{"a":"b'), (0, None, None, " "), (0, None, None, 'c"}')],
+        [("f", '{"a":"b c"}')],
+    ),
     "an empty list of arguments": ([(0, "c", "f", [])], [("f", "{}")]),
     "an empty list with blanks": ([(0, "c", "f", " [ ]\n")], [("f", "{}")]),
     "an object of arguments": ([(0, "c", "f", {"a": 1})], [F]),
@@ -114,12 +119,13 @@ def test_calls(deltas: list[Any], calls: list[tuple[str, str]]) -> None:
 def test_a_call_is_named_once_and_its_name_waits_for_the_arguments() -> None:
     calls = ToolCalls("chatcmpl-1")
     assert not calls
-    assert deltas(calls, piece(0, "c", "f")) == []
+    assert deltas(calls, piece(0, "c", "f")) == deltas(calls, piece(0, "d")) == []
     assert calls
     first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}
     assert deltas(calls, piece(0, "c", "f", "{")) == [first]
     second = {"index": 0, "function": {"arguments": "}"}}
-    assert deltas(calls, piece(0, "c", "f", "}")) == [second]
+    assert deltas(calls, piece(0, "d", "", "}")) == [second]
+    assert deltas(calls, piece(0)) == []
     assert calls.end() == []
 
 
