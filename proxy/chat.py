@@ -10,10 +10,9 @@ from flask import Response, g, request
 
 from proxy import incoming, responses
 from proxy.chat_request import ChatRequest
-from proxy.completion import Answer
+from proxy.completion import Answer, Mark, Part
 from proxy.errors import ProviderError
 from proxy.incoming import Bodies
-from proxy.part import Mark, Part
 from proxy.providers import Provider, answers
 from proxy.rate_limit import Counter
 from proxy.request_log import Entry

@@ -8,9 +8,8 @@ from flask import Response
 
 from proxy import sse, strict_json
 from proxy.chat_request import ChatRequest
-from proxy.completion import Chunk, around_text
+from proxy.completion import Chunk, Mark, around_text
 from proxy.errors import OperatorError, ProxyError
-from proxy.part import Mark
 from proxy.request_log import Entry
 from proxy.strict_json import JSON
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from proxy.chat_request import ChatRequest
-from proxy.completion import Answer, Chunk, around_text
+from proxy.completion import Answer, Chunk, Mark, around_text
 from proxy.errors import ProxyError
-from proxy.part import Mark
 from proxy.providers import Provider, UpstreamRequest, answers, refusals
 from proxy.usage import AnswerUsage
 

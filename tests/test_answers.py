@@ -9,8 +9,8 @@ import pytest
 from recorded import byte_by_byte, chat
 
 from proxy import sse
+from proxy.completion import Mark, Part
 from proxy.errors import ProviderError
-from proxy.part import Mark, Part
 from proxy.providers import answers
 from proxy.providers.openai_compatible import OpenAICompatible
 

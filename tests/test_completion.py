@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from recorded import Told, as_json, chat
 
-from proxy.completion import Answer, around_text
+from proxy.completion import Answer, Mark, Part, around_text
 from proxy.errors import ProviderError
-from proxy.part import Mark, Part
 from proxy.tool_calls import pieces
 from proxy.usage import AnswerUsage
 

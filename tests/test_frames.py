@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from proxy.completion import Part
 from proxy.errors import ProviderError
-from proxy.part import Part
 from proxy.providers import frames
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.environment", "proxy.keys"},
     {"proxy.log_handler", "proxy.usage", "proxy.tool_calls", "proxy.watchdog"},
-    {"proxy.chat_request", "proxy.part", "proxy.request_log"},
+    {"proxy.chat_request", "proxy.request_log"},
     {"proxy.completion"},
     {"proxy.providers"},
     {"proxy.providers.workers_ai", "proxy.providers.openai_compatible"},

@@ -8,8 +8,8 @@ from itertools import chain
 
 from proxy import sse, strict_json
 from proxy.chat_request import ChatRequest
+from proxy.completion import Mark, Part
 from proxy.errors import ProviderError
-from proxy.part import Mark, Part
 from proxy.providers import Provider, envelopes, frames, refusals
 from proxy.strict_json import JSON
 from proxy.upstream import Reply

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from proxy import strict_json, tool_calls
+from proxy.completion import Part
 from proxy.errors import ProviderError
-from proxy.part import Part
 from proxy.strict_json import JSON
 
 _FRAME = {"id", "object", "created", "model", "choices", "usage", "error"}  # a false error is none
