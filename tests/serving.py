@@ -98,13 +98,12 @@ class Server:
         return socket.create_connection((HOST, self.port), timeout=DEADLINE)
 
 
-@contextmanager
-def started(
-    command: list[str], port: int, env: Mapping[str, str], log_file: Path, folder: Path = ROOT
-) -> Iterator[Server]:
-    """A server of its own process group, awaited until it answers; nothing of it stays."""
+def popen(
+    command: list[str], env: Mapping[str, str], log_file: Path, folder: Path = ROOT
+) -> subprocess.Popen[bytes]:
+    """A program of its own process group; what it writes goes to the file."""
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=folder,
             env={**system_environment(), "PYTHONUNBUFFERED": "1", **env},
@@ -113,6 +112,14 @@ def started(
             stderr=log,
             start_new_session=True,
         )
+
+
+@contextmanager
+def started(
+    command: list[str], port: int, env: Mapping[str, str], log_file: Path, folder: Path = ROOT
+) -> Iterator[Server]:
+    """A server, awaited until it answers; nothing of it stays."""
+    process = popen(command, env, log_file, folder)
     server = Server(port, process, log_file)
     try:
         wait_until(lambda: process.poll() is not None or answers_http(port))

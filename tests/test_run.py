@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import serving
@@ -79,12 +78,8 @@ def has_ended(server: Server, how: signal.Signals, *, group: bool = True) -> boo
 
 
 def test_it_says_that_it_is_offline_and_its_key_for_this_run(offline: Server) -> None:
-    for part in (
-        "OFFLINE",
-        f"http://{HOST}:{offline.port}",
-        "the next run makes another",
-        "WORKER_ACCESS_KEY in .env",
-    ):
+    address, key = f"http://{HOST}:{offline.port}", "the next run makes another"
+    for part in ("OFFLINE", address, key, "WORKER_ACCESS_KEY in .env"):
         assert part in offline.log
 
 
@@ -118,18 +113,14 @@ def test_it_streams_as_the_text_below_it_says(offline: Server) -> None:
     assert result.stdout.endswith("data: [DONE]\n\n")
 
 
-def printed_python(log: str) -> str:
-    start = log.index("from openai import OpenAI")
-    return "".join(log[start:].partition(".content)")[:2])
-
-
 def printed_export(log: str) -> str:
     (line,) = re.findall("^export .*$", log, re.MULTILINE)
     return str(line)
 
 
 def test_the_python_that_it_prints_works_as_it_stands(offline: Server) -> None:
-    result = paste(printed_python(offline.log), shell=sys.executable)
+    code = "".join(offline.log.partition("from openai import OpenAI")[1:]).partition("\n\n")[0]
+    result = paste(code, shell=sys.executable)
     assert result.returncode == 0, result.stderr
     assert "brave knight" in result.stdout
 
@@ -155,17 +146,8 @@ def test_under_nohup_a_closed_terminal_does_not_end_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delay", [0.0, 0.5])
 def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
     """At any moment of the start: quickly, without a traceback, and with nothing left behind."""
-    log_file, port = tmp_path / "log", serving.free_port()
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            COMMAND,
-            cwd=serving.ROOT,
-            env={**serving.system_environment(), **BLANK, "PORT": str(port)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    log_file, env = tmp_path / "log", {**BLANK, "PORT": str(serving.free_port())}
+    process = serving.popen(COMMAND, env, log_file)
     serving.wait_until(lambda: "OFFLINE" in log_file.read_text())  # its own imports are done
     with suppress(subprocess.TimeoutExpired):
         process.wait(delay)
@@ -176,22 +158,17 @@ def test_it_ends_while_it_starts(tmp_path: Path, delay: float) -> None:
     serving.wait_until(lambda: not any(map(is_running, gunicorns(log_text))))
 
 
-class Ended(NamedTuple):
-    status: int
-    text: str
-
-
-Ends = Callable[..., Ended]
+Ends = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ends:
     """The command, where it ends by itself, in this process."""
 
-    def main_with(**env: str) -> Ended:
+    def main_with(**env: str) -> tuple[int, str]:
         monkeypatch.setattr(os, "environ", {**BLANK, **env})
         monkeypatch.setattr(signal, "signal", lambda *_: None)
-        return Ended(main(), capsys.readouterr().out)
+        return main(), capsys.readouterr().out
 
     return main_with
 
