@@ -4,20 +4,28 @@ import json
 import re
 import secrets
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import closing
 
 import click
 
-from proxy import __version__, environment, report, strict_json
+from proxy import __version__, environment, strict_json
 from proxy.chat_request import ChatRequest
 from proxy.completion import Answer
 from proxy.errors import ProxyError
 from proxy.keys import MASTER, NAME, digest
 from proxy.providers import answers
+from proxy.request_log import CLIENT_GONE, DONE
+from proxy.routes import PATHS
 from proxy.settings import Settings
+from proxy.strict_json import JSON
 from proxy.upstream import Upstream
 from proxy.usage import AnswerUsage
 from proxy.watchdog import Call
+
+_GROUP = ("day", "key", "model")
+_SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens")
 
 
 @click.group()
@@ -59,9 +67,8 @@ def _error(settings: Settings, **limit: int) -> ProxyError | None:
     call = Call()
     call.begin(settings.timeouts)
     try:
-        upstream = Upstream(settings.ca_bundle)
         to_send = provider.request(chat, provider.models[chat.model][0])
-        with closing(upstream.open(to_send, call)) as reply:
+        with closing(Upstream(settings.ca_bundle).open(to_send, call)) as reply:
             parts = answers.parts(provider, chat, reply)
             Answer(chat, AnswerUsage(), token_limit=provider.token_limit).completion(parts)
     except ProxyError as error:
@@ -93,10 +100,55 @@ def usage(as_json: bool) -> None:
     """Sum up the log on stdin by day, key and model."""
     if sys.stdin.isatty():
         click.echo("Reading the log from stdin; end it with Ctrl-D.", err=True)
-    rows, others = report.summed(sys.stdin)
-    click.echo(json.dumps(rows, indent=2) if as_json else report.table(rows))
+    rows, others = summed(sys.stdin)
+    click.echo(json.dumps(rows, indent=2) if as_json else _table(rows))
     if others:
         click.echo(f"{others} lines are not about a chat completion", err=True)
+
+
+def summed(lines: Iterable[str]) -> tuple[list[JSON], int]:
+    """A row for each day (UTC), key and model, in that order, and the number of other lines."""
+    sums: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    others = 0
+    for line in lines:
+        try:
+            group, counts = _counts(_fields(line))
+            sums[group].update(counts)
+        except (ValueError, LookupError, TypeError):
+            others += 1
+    rows = [dict(zip(_GROUP, group, strict=True)) | sums[group] for group in sorted(sums)]
+    return rows, others
+
+
+def _fields(line: str) -> JSON:
+    """The JSON object in a line. Platforms put text before it, or wrap it: {"log": "{…}"}."""
+    fields: JSON = json.JSONDecoder().raw_decode(line, line.index("{"))[0]
+    wrapped = [text for text in fields.values() if isinstance(text, str) and text.startswith("{")]
+    return _fields(wrapped[0]) if wrapped and "ended" not in fields else fields
+
+
+def _counts(fields: JSON) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The row of a request, and what it adds. Raises ValueError if it asked for something else.
+
+    A request whose client disconnected is not an error.
+    """
+    if fields["path"] not in PATHS or fields["method"] != "POST":
+        raise ValueError
+    group = (fields["time"][:10], fields["key"] or "-", fields["model"] or "-")
+    failed = int(fields["ended"] not in (DONE, CLIENT_GONE))
+    prompt, completion = fields["prompt_tokens"] or 0, fields["completion_tokens"] or 0
+    counts = (1, failed, prompt, completion, prompt + completion)
+    return group, dict(zip(_SUMS, counts, strict=True))
+
+
+def _table(rows: list[JSON]) -> str:
+    """The rows as text: words to the left, numbers to the right."""
+    columns = []
+    for name in (*_GROUP, *_SUMS):
+        cells = [name, *(str(row[name]) for row in rows)]
+        side, width = "<" if name in _GROUP else ">", max(map(len, cells))
+        columns.append([f"{cell:{side}{width}}" for cell in cells])
+    return "\n".join(map("  ".join, zip(*columns, strict=True)))
 
 
 if __name__ == "__main__":

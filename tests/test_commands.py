@@ -19,9 +19,8 @@ from serving import ACCOUNT, BLANK, HOST, KEY, MODEL, PROVIDER_KEY
 
 from emulator import Emulator
 from proxy import __version__
-from proxy.__main__ import main
+from proxy.__main__ import main, summed
 from proxy.keys import digest
-from proxy.report import summed
 from proxy.settings import Settings
 
 GOOD = {

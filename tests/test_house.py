@@ -33,7 +33,6 @@ FLOORS = [
     {"proxy.providers.answers", "proxy.responses", "proxy.incoming"},
     {"proxy.chat", "proxy.worker"},
     {"proxy.routes"},
-    {"proxy.report"},
     {"app", "proxy.__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -18,7 +18,8 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from emulator import Emulator
-from proxy import report, request_log
+from proxy import request_log
+from proxy.__main__ import summed
 from proxy.request_log import Entry, client_address
 from proxy.upstream import Reply, Upstream
 
@@ -126,7 +127,7 @@ def test_what_is_not_found_is_logged_without_secrets(
     client.open(method=asked[0], environ_overrides=environ, buffered=True)
     (line,) = request_lines(capsys)
     assert (line["status"], line["method"], line["path"]) == logged
-    assert report.summed([json.dumps(line)]) == ([], 1)
+    assert summed([json.dumps(line)]) == ([], 1)
 
 
 def test_a_proxy_without_settings_logs_requests_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,7 +319,7 @@ def test_the_usage_of_many_requests_is_what_the_provider_counted(
         answer_to(served, post(said, stream=number % 2 == 1, key=key))
     wait_until(lambda: len(entries(served)) == before + 60)
     lines = [json.dumps(line) for line in entries(served)[before:]]
-    rows, others = report.summed(lines)
+    rows, others = summed(lines)
     assert others == 0
     assert [row["key"] for row in rows] == ["alice", "bob", "master"]
     told = [received.usage for received in emulator.requests if received.done.is_set()]
