@@ -166,7 +166,7 @@ def test_a_wrong_key(proxy: Server) -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
-        ({"model": "unknown"}, "model_not_allowed", "model"),
+        ({"model": "evil/../model"}, "model_not_allowed", "model"),
         ({"n": 2}, "invalid_parameter", "n"),
         ({"messages": [{"role": "user", "content": 5}]}, "invalid_messages", "messages[0].content"),
     ],
@@ -180,6 +180,7 @@ def test_a_bad_request(
         sdk.chat.completions.create(**body)
     assert (caught.value.code, caught.value.param) == (code, param)
     assert caught.value.request_id
+    assert "evil" not in caught.value.message
     assert emulator.requests == []
 
 

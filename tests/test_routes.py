@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 from unittest.mock import Mock
 
@@ -23,7 +24,7 @@ from app import create_app
 from emulator import Emulator
 from proxy import __version__, incoming
 from proxy.errors import ClientGone
-from proxy.upstream import Upstream
+from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Timeouts
 
 PATHS = ["/", "/v1/chat/completions", "/chat/completions"]
@@ -113,11 +114,11 @@ UNKNOWN = ["/v1", "/v1/", "/v1/models/", "/model", "/v1/chat/completions/", "/x"
 UNKNOWN += ["/v1//chat/completions", "/../", "/V1/chat/completions"]
 
 
-@pytest.mark.parametrize("path", UNKNOWN)
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_path_comes_first(env: dict[str, str], method: str, path: str) -> None:
+@pytest.mark.parametrize("settings", [{}, None], ids=["no settings", "settings"])
+def test_path_comes_first(env: dict[str, str], settings: dict[str, str] | None) -> None:
     """404 without a key, without settings, by any method; the message names where to go."""
-    for client in (app_with(env), app_with({})):
+    client = app_with(env if settings is None else settings)
+    for path, method in product(UNKNOWN, ("GET", "POST", "OPTIONS")):
         response = client.open(
             method=method,
             base_url="http://evil.example.org",
@@ -129,10 +130,10 @@ def test_path_comes_first(env: dict[str, str], method: str, path: str) -> None:
         assert "evil" not in message
 
 
-@pytest.mark.parametrize("path", ["//", "///", "//v1/chat/completions"])
-def test_no_path_is_answered_with_a_redirect(client: FlaskClient, path: str) -> None:
-    response = client.open(method="POST", environ_overrides={"PATH_INFO": path})
-    assert told(response) in (NOT_FOUND, NO_KEY)
+def test_no_path_is_answered_with_a_redirect(client: FlaskClient) -> None:
+    for path in ("//", "///", "//v1/chat/completions"):
+        response = client.open(method="POST", environ_overrides={"PATH_INFO": path})
+        assert told(response) in (NOT_FOUND, NO_KEY)
 
 
 RESPONSES = ["createOpenAICompatible", "OpenAIChatCompletionsModel"]
@@ -158,12 +159,12 @@ def test_the_path_of_another_api_says_what_to_set(
     assert [hint for hint in RESPONSES + COMPLETIONS if hint in message] == hints
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(
-    "method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "FOO"]
-)
-def test_method_comes_second(env: dict[str, str], method: str, path: str) -> None:
-    for client in (app_with(env), app_with({})):
+METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "FOO"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_comes_second(env: dict[str, str], method: str) -> None:
+    for client, path in product((app_with(env), app_with({})), PATHS):
         response = client.open(path, method=method)
         assert response.status_code == 405
         assert response.headers["Allow"] == "POST"
@@ -174,20 +175,21 @@ def test_method_comes_second(env: dict[str, str], method: str, path: str) -> Non
             assert told(response) == WRONG_METHOD
 
 
-def test_a_proxy_without_keys_says_so_before_it_calls_a_key_wrong(env: dict[str, str]) -> None:
-    client = app_with(env, WORKER_ACCESS_KEY="", LLAMA_PROVIDER="nonsense")
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [("", "WORKER_ACCESS_KEY"), ("no-name-at-all-0123", "WORKER_ACCESS_KEYS")],
+    ids=["none", "one that makes no sense"],
+)
+def test_a_proxy_without_keys_says_so_before_it_calls_a_key_wrong(
+    env: dict[str, str], keys: str, named: str
+) -> None:
+    """`The message and the log name the variable`, and no other to who has shown no key."""
+    broken = {"WORKER_ACCESS_KEY": "", "WORKER_ACCESS_KEYS": keys, "LLAMA_PROVIDER": "nonsense"}
+    client = app_with(env, **broken)
     for headers in ({}, BEARER):
         response = client.post("/", data=b"nonsense", headers=headers)
         assert told(response) == MISCONFIGURED
-        assert "WORKER_ACCESS_KEY" in error_of(response)["message"]
-
-
-def test_the_key_that_makes_no_sense_is_the_one_that_is_named(env: dict[str, str]) -> None:
-    """`The message and the log name the variable.`"""
-    client = app_with(env, WORKER_ACCESS_KEY="", WORKER_ACCESS_KEYS="no-name-at-all-0123")
-    response = client.post("/", json=asking())
-    assert told(response) == MISCONFIGURED
-    assert "WORKER_ACCESS_KEYS" in error_of(response)["message"]
+        assert f"must fix {named}." in error_of(response)["message"]
 
 
 def test_then_the_key_then_the_other_settings_then_the_body(env: dict[str, str]) -> None:
@@ -207,26 +209,24 @@ def test_problems_and_warnings_are_logged_a_line_each(
     env: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     create_app({**env, "LOG_LEVEL": "loud", "CLOUDFLARE_ACCOUNT_ID": "", "WORKER_ACCESS_KEY": "k"})
-    lines = [record.getMessage() for record in caplog.records]
     assert [record.levelname for record in caplog.records] == ["INFO", "ERROR", "ERROR", "WARNING"]
-    assert lines.pop(0) == f"llm-proxy {__version__} starts"
-    assert sorted(line.partition(":")[0] for line in lines) == [
-        "CLOUDFLARE_ACCOUNT_ID",
-        "LOG_LEVEL",
-        "WORKER_ACCESS_KEY",
-    ]
+    first, *names, last = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert first == f"llm-proxy {__version__} starts"
+    assert ({*names}, last) == ({"CLOUDFLARE_ACCOUNT_ID", "LOG_LEVEL"}, "WORKER_ACCESS_KEY")
 
 
 # --- tier 1 -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["query", "cookie", "body", "X-Api-Key"])
-def test_a_key_elsewhere_is_no_key(client: FlaskClient, place: str) -> None:
-    query = {"key": KEY, "api_key": KEY} if place == "query" else {}
-    headers = {"Cookie": f"Authorization={KEY}"} if place == "cookie" else {}
-    headers |= {"X-Api-Key": KEY, "Api-Key": KEY} if place == "X-Api-Key" else {}
-    body = asking(api_key=KEY, authorization=f"Bearer {KEY}") if place == "body" else asking()
-    assert told(client.post("/", json=body, headers=headers, query_string=query)) == NO_KEY
+def test_a_key_elsewhere_is_no_key(client: FlaskClient) -> None:
+    elsewhere: list[dict[str, Any]] = [
+        {"json": asking(), "query_string": {"key": KEY, "api_key": KEY}},
+        {"json": asking(), "headers": {"Cookie": f"Authorization={KEY}"}},
+        {"json": asking(), "headers": {"X-Api-Key": KEY, "Api-Key": KEY}},
+        {"json": asking(api_key=KEY, authorization=f"Bearer {KEY}")},
+    ]
+    for asked in elsewhere:
+        assert told(client.post("/", **asked)) == NO_KEY
 
 
 NO_KEYS = {
@@ -262,23 +262,12 @@ def test_a_wrong_key_whatever_is_wrong_with_it_is_the_same_401(
     assert emulator.requests == []
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["Bearer {}", "bearer {}", "BEARER {}", "bEaReR {}", "Bearer  {}", "Bearer {} "],
-)
 @pytest.mark.parametrize("key", [KEY, "sk-a=b==", "a,b,c=d; e=f", "inner blank", "q\"u'o\\te"])
-def test_the_right_key_whatever_is_in_it(env: dict[str, str], key: str, value: str) -> None:
+def test_the_right_key_whatever_is_in_it(env: dict[str, str], key: str) -> None:
     client = app_with(env, WORKER_ACCESS_KEY=key)
-    headers = {"Authorization": value.format(key)}
-    assert client.post("/", json=asking(), headers=headers).status_code == 200
-
-
-def test_each_named_key_opens(env: dict[str, str]) -> None:
-    client = app_with(env, WORKER_ACCESS_KEYS="al:alice-key-0123456789,bo:bobs-key-0123456789=")
-    for key in (KEY, "alice-key-0123456789", "bobs-key-0123456789="):
-        headers = {"Authorization": f"Bearer {key}"}
+    for value in ("Bearer {}", "bearer {}", "BEARER {}", "bEaReR {}", "Bearer  {}", "Bearer {} "):
+        headers = {"Authorization": value.format(key)}
         assert client.post("/", json=asking(), headers=headers).status_code == 200
-    assert told(client.post("/", headers={"Authorization": "Bearer al"})) == NO_KEY
 
 
 # --- the request's id -------------------------------------------------------------------------
@@ -286,23 +275,17 @@ def test_each_named_key_opens(env: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("request_id", ["a", "A-Z_0.9", "x" * 128])
 def test_a_clean_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
-    for headers in (BEARER, {}):
-        headers = {**headers, "X-Request-Id": request_id}
-        for path in ("/", "/unknown"):
-            response = client.post(path, json=asking(), headers=headers)
-            assert response.headers.getlist("X-Request-Id") == [request_id]
+    for key, path in product((BEARER, {}), ("/", "/unknown")):
+        response = client.post(path, json=asking(), headers={**key, "X-Request-Id": request_id})
+        assert response.headers.getlist("X-Request-Id") == [request_id]
 
 
-@pytest.mark.parametrize(
-    "request_id", ["", "x" * 129, "a b", "a/b", "<b>", "a,b", "é", "a\tb", "a\0"]
-)
-def test_another_gets_a_new_one(client: FlaskClient, request_id: str) -> None:
-    headers = {**BEARER, "X-Request-Id": request_id}
-    ids = {
-        client.post("/", json=asking(), headers=headers).headers["X-Request-Id"] for _ in range(2)
-    }
-    assert len(ids) == 2
-    assert all(re.fullmatch("[0-9a-f]{32}", new) for new in ids)
+def test_another_gets_a_new_one(client: FlaskClient) -> None:
+    unclean = ["", "x" * 129, "a b", "a/b", "<b>", "a,b", "é", "a\tb", "a\0"]
+    asked = [{**BEARER, "X-Request-Id": request_id} for request_id in 2 * unclean]
+    given = {client.post("/", headers=headers).headers["X-Request-Id"] for headers in asked}
+    assert len(given) == len(asked)
+    assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in given)
 
 
 def test_the_providers_request_id_is_passed_on(either: FlaskClient) -> None:
@@ -314,152 +297,101 @@ def test_the_providers_request_id_is_passed_on(either: FlaskClient) -> None:
 # --- the body ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        None,
-        "application/json; charset=utf-8",
-        "text/plain",
-        "application/vnd.api+json",
-        "x",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-    ],
-)
-def test_any_content_type_is_accepted(client: FlaskClient, content_type: str | None) -> None:
-    body = json.dumps(asking()).encode()
-    response = client.post("/", data=body, headers=BEARER, content_type=content_type)
-    assert response.status_code == 200
+CONTENT_TYPES = [None, "application/json; charset=utf-8", "text/plain", "application/vnd.api+json"]
+CONTENT_TYPES += ["x", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 
 
-BAD_BODIES = {
-    "no JSON": b"nonsense",
-    "a list": b"[]",
-    "only a byte order mark": b"\xef\xbb\xbf",
-    "bad UTF-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
-    "deep": b"[" * 100_000,
-    "a form": b"messages=x",
+def test_any_content_type_is_accepted(client: FlaskClient) -> None:
+    for content_type in CONTENT_TYPES:
+        body = json.dumps(asking()).encode()
+        response = client.post("/", data=body, headers=BEARER, content_type=content_type)
+        assert response.status_code == 200
+
+
+BODY, MARK = json.dumps(asking()).encode(), b"\xef\xbb\xbf"
+BODIES = {  # the body, its Content-Encoding, and whether it is read
+    "no JSON": (b"nonsense", "", False),
+    "a list": (b"[]", "", False),
+    "a form": (b"messages=x", "", False),
+    "deep": (b"[" * 100_000, "", False),
+    "bad UTF-8": (b'{"messages":[{"role":"user","content":"\xff"}]}', "", False),
+    "nothing": (b"", "", False),
+    "only blanks": (b" \r\n", "", False),
+    "only a byte order mark": (MARK, "", False),
+    "after a byte order mark": (MARK + BODY, "", True),
+    **{coding: (b"\x1f\x8b", coding, False) for coding in ("gzip", "br", "x", "identity, gzip")},
+    **{f"coding {coding!r}": (BODY, coding, True) for coding in ("", " ", "identity", "Identity")},
 }
 
 
-@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
-def test_a_body_that_is_no_json_object(
-    client: FlaskClient, emulator: Emulator, body: bytes
+@pytest.mark.parametrize(("body", "coding", "is_read"), BODIES.values(), ids=BODIES)
+def test_which_bodies_are_read(
+    client: FlaskClient, emulator: Emulator, body: bytes, coding: str, is_read: bool
 ) -> None:
-    assert told(post_bytes(client, body)) == INVALID_JSON
-    assert emulator.requests == []
+    response = post_bytes(client, body, **{"Content-Encoding": coding})
+    assert is_read == (response.status_code == 200) == bool(emulator.requests)
+    assert is_read or told(response) == INVALID_JSON
+    assert body.strip() or "it is empty" in error_of(response)["message"]
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "x", "identity, gzip"])
-def test_a_compressed_body_is_refused(client: FlaskClient, encoding: str) -> None:
-    assert told(post_bytes(client, b"\x1f\x8b", **{"Content-Encoding": encoding})) == INVALID_JSON
-
-
-@pytest.mark.parametrize("encoding", ["", " ", "identity", "Identity"])
-def test_a_body_without_a_coding_is_read(client: FlaskClient, encoding: str) -> None:
-    body = json.dumps(asking()).encode()
-    assert post_bytes(client, body, **{"Content-Encoding": encoding}).status_code == 200
-
-
-def test_a_byte_order_mark_is_passed_over(client: FlaskClient) -> None:
-    body = b"\xef\xbb\xbf" + json.dumps(asking()).encode()
-    assert post_bytes(client, body).status_code == 200
-
-
-@pytest.mark.parametrize("body", [b"", b" \r\n"])
-def test_an_empty_body_is_named_so(client: FlaskClient, body: bytes) -> None:
-    response = post_bytes(client, body)
-    assert told(response) == INVALID_JSON
-    assert error_of(response)["message"].startswith("The body was refused: it is empty; ")
-
-
-def body_of(size: int) -> bytes:
-    body = json.dumps(asking(""), separators=(",", ":")).encode()
-    return body.replace(b'""', b'"%s"' % (b"x" * (size - len(body))))
-
-
-def post_chunked(client: FlaskClient, body: bytes) -> TestResponse:
-    """As gunicorn gives it: no length, and an input that ends."""
+def post_input(
+    client: FlaskClient, stream: io.BytesIO, length: int | None = None, *, terminated: bool = True
+) -> TestResponse:
+    """As gunicorn gives a chunked body: no length, and an input that ends."""
+    environ = {"wsgi.input_terminated": terminated}
+    environ |= {} if length is None else {"CONTENT_LENGTH": str(length)}
     return client.post(
-        "/",
-        input_stream=io.BytesIO(body),
-        headers={**BEARER, "Transfer-Encoding": "chunked"},
-        environ_overrides={"wsgi.input_terminated": True},
+        "/", input_stream=stream, headers=BEARER, environ_overrides=environ, buffered=True
     )
 
 
-@pytest.mark.parametrize("send", [post_bytes, post_chunked], ids=["length", "chunked"])
-def test_the_limit_for_the_body(env: dict[str, str], send: Any) -> None:
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_the_limit_for_the_body(env: dict[str, str], is_chunked: bool) -> None:
     client = app_with(env, MAX_REQUEST_BYTES="1000")
-    assert send(client, body_of(1000)).status_code == 200
-    for size in (1001, 1002, 5000, 500_000):
-        response = send(client, body_of(size))
-        assert told(response) == TOO_LARGE
-        assert "1000" in error_of(response)["message"]
+    for size, is_read in {1000: True, 1001: False, 5000: False, 500_000: False}.items():
+        body = BODY.ljust(size)
+        response = post_input(client, io.BytesIO(body), None if is_chunked else size)
+        assert (response.status_code == 200) == is_read
+        assert is_read or told(response) == TOO_LARGE
+        assert is_read or "1000" in error_of(response)["message"]
 
 
 @pytest.mark.parametrize("terminated", [True, False], ids=["gunicorn", "another server"])
 def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -> None:
     """The client has closed its sending side, even if what came is a request by itself."""
-    body = json.dumps(asking()).encode()
-    response = client.post(
-        "/",
-        input_stream=io.BytesIO(body),
-        headers=BEARER,
-        environ_overrides={
-            "CONTENT_LENGTH": str(len(body) + 50),
-            "wsgi.input_terminated": terminated,
-        },
-    )
+    response = post_input(client, io.BytesIO(BODY), len(BODY) + 50, terminated=terminated)
     assert told(response) == INVALID_JSON
 
 
-@pytest.mark.parametrize(
-    ("raised", "length", "error", "ended"),
-    [
-        (ValueError, None, INVALID_JSON, "refused"),
-        (OSError, None, INVALID_JSON, "client_gone"),
-        (AssertionError, 10**9, TOO_LARGE, "refused"),
-    ],
-    ids=["not HTTP", "the client has gone", "unread, because it is too large"],
-)
+UNREADABLE = {
+    "not HTTP": (ValueError, None, INVALID_JSON, "refused"),
+    "the client has gone": (OSError, None, INVALID_JSON, "client_gone"),
+    "unread, because it is too large": (AssertionError, 10**9, TOO_LARGE, "refused"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_body_that_cannot_be_read(
-    client: FlaskClient,
-    caplog: pytest.LogCaptureFixture,
-    raised: type[Exception],
-    length: int | None,
-    error: tuple[int, str, str],
-    ended: str,
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, case: tuple[Any, ...]
 ) -> None:
-    caplog.set_level("INFO", logger="proxy")
-
-    class Broken(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise raised("what the caller sent")
-
-    environ = {"wsgi.input_terminated": True} | ({"CONTENT_LENGTH": str(length)} if length else {})
-    response = client.post(
-        "/", input_stream=Broken(), headers=BEARER, environ_overrides=environ, buffered=True
-    )
-    assert told(response) == error
+    raised, length, error, ended = case
+    stream = Mock(wraps=io.BytesIO(), read=Mock(side_effect=raised("what the caller sent")))
+    assert told(post_input(client, stream, length)) == error
     assert ended in caplog.text
     assert "what the caller sent" not in caplog.text
 
 
 OURS = Timeouts(first_byte=10, idle=6, total=30)
+OLDER, NEWER = "x-stainless-timeout", "x-stainless-read-timeout"
 ANNOUNCED = {
     "none": ({}, False, OURS),
-    "an older SDK": ({"x-stainless-timeout": "5"}, False, Timeouts(4.5, 4.5, 4.5)),
-    "a newer SDK": ({"x-stainless-read-timeout": "20"}, False, Timeouts(10, 6, 19)),
-    "both": (
-        {"x-stainless-read-timeout": "5", "x-stainless-timeout": "20"},
-        False,
-        Timeouts(4.5, 4.5, 4.5),
-    ),
-    "a stream": ({"x-stainless-timeout": "5"}, True, Timeouts(4.5, 4.5, 30)),
-    "longer than ours": ({"x-stainless-timeout": "600"}, False, OURS),
-    "zero": ({"x-stainless-timeout": "0"}, False, OURS),
-    "nonsense": ({"x-stainless-timeout": "-5"}, False, OURS),
+    "an older SDK": ({OLDER: "5"}, False, Timeouts(4.5, 4.5, 4.5)),
+    "a newer SDK": ({NEWER: "20"}, False, Timeouts(10, 6, 19)),
+    "both": ({NEWER: "5", OLDER: "20"}, False, Timeouts(4.5, 4.5, 4.5)),
+    "a stream": ({OLDER: "5"}, True, Timeouts(4.5, 4.5, 30)),
+    "longer than ours": ({OLDER: "600"}, False, OURS),
+    "zero": ({OLDER: "0"}, False, OURS),
+    "nonsense": ({OLDER: "-5"}, False, OURS),
 }
 
 
@@ -469,24 +401,6 @@ def test_a_timeout_ends_before_the_one_that_the_sdk_announces(
 ) -> None:
     with create_app({}).test_request_context(headers=headers):
         assert incoming.timeouts(OURS, stream) == used
-
-
-CALLERS_FAULTS = {
-    "no messages": ({"messages": []}, "invalid_messages", "messages"),
-    "unknown model": (asking(model="evil/../model"), "model_not_allowed", "model"),
-    "two choices": (asking(n=2), "invalid_parameter", "n"),
-}
-
-
-@pytest.mark.parametrize(("body", "code", "param"), CALLERS_FAULTS.values(), ids=CALLERS_FAULTS)
-def test_a_wrong_request_says_where(
-    client: FlaskClient, emulator: Emulator, body: Any, code: str, param: str
-) -> None:
-    response = client.post("/", json=body, headers=BEARER)
-    assert told(response) == (400, "invalid_request_error", code)
-    assert error_of(response)["param"] == param
-    assert "evil" not in response.text
-    assert emulator.requests == []
 
 
 # --- what goes to the provider ----------------------------------------------------------------
@@ -518,19 +432,27 @@ def test_nothing_from_the_caller_changes_where_it_goes(
     assert b"evil" not in received.body
 
 
-@pytest.mark.parametrize(
-    "host", ["x/#", "x/?", "evil.example.org", "a b", "", "[", "x:99999", "é", "127.0.0.1@evil"]
-)
-def test_no_host_header_matters(client: FlaskClient, emulator: Emulator, host: str) -> None:
+HOSTS = {  # and whether it is one
+    **dict.fromkeys(("evil.example.org", "llm_proxy:8000", "[::1]:8000", "x:", "x:99999"), True),
+    **dict.fromkeys(("x/#", "x/?", "a b", "a..b", "", "[", "user@host", "\xe9", "x:1:2"), False),
+}
+
+
+@pytest.mark.parametrize(("host", "is_one"), HOSTS.items(), ids=map(repr, HOSTS))
+def test_no_host_header_matters(
+    client: FlaskClient,
+    emulator: Emulator,
+    caplog: pytest.LogCaptureFixture,
+    host: str,
+    is_one: bool,
+) -> None:
     """Neither for the guard, nor for where the request goes; at worst it is a 400."""
-    response = client.post("/", json=asking(), environ_overrides={"HTTP_HOST": host})
-    assert response.status_code in (400, 401)
-    error_of(response)
-    response = client.post(
-        "/", json=asking(), headers=BEARER, environ_overrides={"HTTP_HOST": host}
-    )
-    assert response.status_code in (200, 400)
-    assert {received.path for received in emulator.requests} <= {NATIVE_PATH}
+    for key, status in ({}, 401), (BEARER, 200):
+        response = client.post("/", json=asking(), headers={**key, "Host": host}, buffered=True)
+        assert response.status_code == (status if is_one else 400)
+        assert is_one or told(response) == INVALID_HTTP
+    assert {received.path for received in emulator.requests} == ({NATIVE_PATH} if is_one else set())
+    assert {record.levelname for record in caplog.records} == {"INFO"}
 
 
 def test_the_alias_is_what_callers_see(env: dict[str, str], emulator: Emulator) -> None:
@@ -573,18 +495,9 @@ def test_a_whole_answer(either: FlaskClient) -> None:
     answer = dict(response.json)
     assert re.fullmatch("chatcmpl-[0-9a-f]{32}", answer.pop("id"))
     assert isinstance(answer.pop("created"), int)
-    choices = answer.pop("choices")
-    spoken, heard = len(SAID.split()), 1
-    assert answer == {
-        "object": "chat.completion",
-        "model": MODEL,
-        "usage": {
-            "prompt_tokens": heard,
-            "completion_tokens": spoken,
-            "total_tokens": heard + spoken,
-        },
-    }
-    (choice,) = choices
+    (choice,) = answer.pop("choices")
+    usage = {"prompt_tokens": 1, "completion_tokens": 10, "total_tokens": 11}
+    assert answer == {"object": "chat.completion", "model": MODEL, "usage": usage}
     message = choice.pop("message")
     assert choice == {"index": 0, "logprobs": None, "finish_reason": "stop"}
     assert (message["role"], message["content"]) == ("assistant", SAID)
@@ -592,53 +505,45 @@ def test_a_whole_answer(either: FlaskClient) -> None:
 
 # --- refusals and failures of the provider ----------------------------------------------------
 
+GZIP, EMPTY = f"gzip={100 * 1024**2}", "sample=empty_result_success.json"
+BILLED, NONSENSE = ("provider_failed", "false", None), ("provider_bad_answer", "false", None)
 FAILURES = {  # of the provider: the code, X-Should-Retry and Retry-After
     "status=401": ("provider_auth_failed", "false", None),
     "status=429": ("provider_overloaded", "true", "5"),
     "status=429,code=3021,retry_after=60": ("provider_rate_limited", "true", "60"),
     "status=429,code=3021,retry_after=61": ("provider_rate_limited", "false", "61"),
     "status=500": ("provider_failed", "true", None),
-    "redirect=302": ("provider_bad_answer", "false", None),
-    "status=204": ("provider_bad_answer", "false", None),
-    "close=before": ("provider_failed", "false", None),
-    "reset=before": ("provider_failed", "false", None),
-    "garbage": ("provider_failed", "false", None),
-    "close=headers": ("provider_failed", "false", None),
-    "reset=headers": ("provider_failed", "false", None),
-    "junk,words=1": ("provider_bad_answer", "false", None),
-    f"huge={9 * 1024**2}": ("provider_bad_answer", "false", None),
+    **dict.fromkeys(("close=before", "reset=before", "garbage"), BILLED),
+    **dict.fromkeys(("close=headers", "reset=headers", "close=middle", "reset=middle"), BILLED),
+    **dict.fromkeys(("redirect=302", "status=204", "junk,words=1"), NONSENSE),
+    **dict.fromkeys((f"huge={9 * 1024**2}", GZIP, EMPTY), NONSENSE),
+    "close=headers,framing=close": BILLED,
 }
-FAILURES_OF_ONE_KIND = {
-    ("close=middle", False): ("provider_failed", "false", None),
-    ("reset=middle", False): ("provider_failed", "false", None),
-    (f"gzip={100 * 1024**2}", False): ("provider_bad_answer", "false", None),
-    ("sample=empty_result_success.json", False): ("provider_bad_answer", "false", None),
-    ("close=headers,framing=close", True): ("provider_failed", "false", None),
-}
-EACH_FAILURE = {
-    (directive, stream): told for directive, told in FAILURES.items() for stream in (False, True)
-} | FAILURES_OF_ONE_KIND
+ONCE = {"close=headers,framing=close": (True,)}  # asked for as a stream, or whole; others as both
+ONCE |= dict.fromkeys(("close=middle", "reset=middle", GZIP, EMPTY), (False,))
 
 
-@pytest.mark.parametrize(("asked", "expected"), EACH_FAILURE.items(), ids=map(str, EACH_FAILURE))
+@pytest.mark.parametrize(("directive", "expected"), FAILURES.items(), ids=FAILURES)
 def test_a_failure_before_the_first_chunk_is_a_502_that_says_whether_to_try_again(
-    client: FlaskClient, emulator: Emulator, asked: tuple[str, bool], expected: tuple[str, ...]
+    env: dict[str, str], emulator: Emulator, directive: str, expected: tuple[str, ...]
 ) -> None:
     """And the provider is asked once."""
-    response = post(client, f"[[{asked[0]}]]", stream=asked[1])
-    headers = (response.headers["X-Should-Retry"], response.headers.get("Retry-After"))
-    assert (*told(response), *headers) == (502, "provider_error", *expected)
-    assert len(emulator.requests) == 1
+    for stream in ONCE.get(directive, (False, True)):
+        emulator.clear()
+        response = post(app_with(env), f"[[{directive}]]", stream=stream)
+        headers = (response.headers["X-Should-Retry"], response.headers.get("Retry-After"))
+        assert (*told(response), *headers) == (502, "provider_error", *expected)
+        assert len(emulator.requests) == 1
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 408, 409, 410, 418, 429, 500, 503])
-def test_no_status_of_the_providers_passes_through(either: FlaskClient, status: int) -> None:
+def test_no_status_of_the_providers_passes_through(either: FlaskClient) -> None:
     """Nor does what it said. A 400 is the caller's fault."""
     assert told(post(either, "[[status=400]]"))[::2] == (400, "provider_rejected_input")
-    for stream in (False, True):
-        response = post(either, f"[[status={status}]]", stream=stream)
-        assert response.status_code == 502
-        assert "asked for" not in error_of(response)["message"]
+    for status in (401, 402, 403, 404, 405, 408, 409, 410, 418, 429, 500, 503):
+        for stream in (False, True):
+            response = post(either, f"[[status={status}]]", stream=stream)
+            assert response.status_code == 502
+            assert "asked for" not in error_of(response)["message"]
 
 
 def test_an_unreachable_provider(env: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
@@ -651,16 +556,13 @@ def test_an_unreachable_provider(env: dict[str, str], caplog: pytest.LogCaptureF
     assert "LLAMA_PROVIDER_BASE_URL" in caplog.text
 
 
-TOO_SLOW = {
-    "silent": {"LLAMA_PROVIDER_TIMEOUT": "0.3"},
-    "stall=0": {"LLAMA_PROVIDER_TIMEOUT": "0.3"},
-    "first=20": {"LLAMA_PROVIDER_TIMEOUT": "0.3"},
-    "drip_body=0.05": {"LLAMA_PROVIDER_TOTAL_TIMEOUT": "0.5"},
-}
+FIRST, TOTAL = {"LLAMA_PROVIDER_TIMEOUT": "0.3"}, {"LLAMA_PROVIDER_TOTAL_TIMEOUT": "0.4"}
+TOO_SLOW = [("silent", FIRST, False), ("stall=0", FIRST, True), ("first=20", FIRST, False)]
+TOO_SLOW += [("first=20", FIRST, True), ("drip_body=0.05", TOTAL, False)]
+TOO_SLOW += [("drip_body=0.05", TOTAL, True)]
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize(("directive", "limit"), TOO_SLOW.items(), ids=TOO_SLOW)
+@pytest.mark.parametrize(("directive", "limit", "stream"), TOO_SLOW, ids=str)
 def test_a_provider_that_is_too_slow(
     env: dict[str, str], emulator: Emulator, directive: str, limit: dict[str, str], stream: bool
 ) -> None:
@@ -674,11 +576,7 @@ def test_a_stream_without_an_end_for_a_whole_answer(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.providers.answers.MAX_ANSWER", 100_000)
-    assert told(post(client, "[[sse_for_whole,endless]]")) == (
-        502,
-        "provider_error",
-        "provider_bad_answer",
-    )
+    assert told(post(client, "[[sse_for_whole,endless]]"))[2] == "provider_bad_answer"
 
 
 def test_a_stream_that_was_not_asked_for_is_a_whole_answer(client: FlaskClient) -> None:
@@ -704,18 +602,16 @@ def test_what_was_not_foreseen_is_a_500_whose_place_is_logged_and_not_its_text(
     response = post(client)
     assert told(response) == BROKE
     assert response.headers["X-Should-Retry"] == "false"
-    assert response.headers["X-Request-Id"] in caplog.text
-    assert "RuntimeError" in caplog.text
-    assert "in broken" in caplog.text
-    assert SECRET not in caplog.text
-    assert SECRET not in response.text
+    line = caplog.records[-1]
+    assert line.levelname == "ERROR"
+    for shown in (response.headers["X-Request-Id"], "RuntimeError", "in broken"):
+        assert shown in line.getMessage()
+    assert SECRET not in caplog.text + response.text
 
 
 def test_the_same_in_the_middle_of_a_stream(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from proxy.upstream import Reply
-
     whole_pieces = Reply.pieces
 
     def broken_pieces(reply: Reply) -> Iterator[bytes]:
@@ -723,11 +619,34 @@ def test_the_same_in_the_middle_of_a_stream(
         raise RuntimeError(SECRET)
 
     monkeypatch.setattr(Reply, "pieces", broken_pieces)
-    told_by_stream = events(post(client, "one two three [[gap=0.2]]", stream=True))
-    assert told_by_stream[-1]["error"]["code"] == "internal_error"
-    assert told_by_stream[-1]["error"]["type"] == "proxy_error"
+    *_, error = events(post(client, "one two three [[gap=0.2]]", stream=True))
+    assert (error["error"]["type"], error["error"]["code"]) == BROKE[1:]
     assert "in broken_pieces" in caplog.text
     assert SECRET not in caplog.text
+
+
+RAISED = {  # by Werkzeug, or as the client leaves
+    BadRequest("secret"): INVALID_HTTP,
+    UnsupportedMediaType(): INVALID_HTTP,
+    RequestHeaderFieldsTooLarge(): INVALID_HTTP,
+    InternalServerError(): BROKE,
+    ClientGone(): INVALID_JSON,
+}
+
+
+@pytest.mark.parametrize(("raised", "expected"), RAISED.items(), ids=map(repr, RAISED))
+def test_whose_fault_is_what_flask_or_a_server_raises(
+    client: FlaskClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    raised: Exception,
+    expected: tuple[int, str, str],
+) -> None:
+    monkeypatch.setattr(Upstream, "open", Mock(side_effect=raised))
+    response = post(client)
+    assert told(response) == expected
+    assert "secret" not in response.text
+    assert caplog.records[-1].levelname == ("ERROR" if expected == BROKE else "INFO")
 
 
 # --- streams ----------------------------------------------------------------------------------
@@ -745,15 +664,12 @@ def test_the_exact_sequence_of_a_stream(either: FlaskClient) -> None:
     assert head[2:] == (MODEL, "chat.completion.chunk")
     assert all([choice["index"] for choice in chunk["choices"]] == [0] for chunk in chunks)
     assert not any("usage" in chunk for chunk in chunks)
-    assert [
-        (chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in chunks
-    ] == [
-        ({"role": "assistant", "content": ""}, None),
-        ({"content": "This "}, None),
-        ({"content": "is "}, None),
-        ({"content": "the"}, None),
-        ({}, "stop"),
-    ]
+    role, this, is_, the, end = [chunk["choices"][0] for chunk in chunks]
+    assert role["delta"] == {"role": "assistant", "content": ""}
+    texts = [{"content": "This "}, {"content": "is "}, {"content": "the"}]
+    assert [this["delta"], is_["delta"], the["delta"], end["delta"]] == [*texts, {}]
+    reasons = [choice["finish_reason"] for choice in (role, this, is_, the, end)]
+    assert reasons == [None, None, None, None, "stop"]
 
 
 def test_usage_comes_last_and_only_where_it_was_asked_for(either: FlaskClient) -> None:
@@ -761,8 +677,7 @@ def test_usage_comes_last_and_only_where_it_was_asked_for(either: FlaskClient) -
     *chunks, usage, done = events(post(either, "one two [[words=3]]", **fields))
     assert done == "[DONE]"
     assert usage["choices"] == []
-    assert usage["usage"]["completion_tokens"] == 3
-    assert all(isinstance(count, int) for count in usage["usage"].values())
+    assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert not any(chunk.get("usage") for chunk in chunks)
     for options in ({"include_usage": False}, {}):
@@ -795,17 +710,14 @@ CUTS = {
 
 @pytest.mark.parametrize(("directive", "code"), CUTS.items(), ids=CUTS)
 def test_a_cut_stream_ends_with_an_error_and_without_done(
-    emulator: Emulator, env: dict[str, str], directive: str, code: str
+    emulator: Emulator, directive: str, code: str
 ) -> None:
     for provider in ("workers-ai", "openai"):
-        settings = serving.settings(emulator.url, provider, LLAMA_PROVIDER_TIMEOUT="0.5")
-        response = post(
-            create_app(settings).test_client(), f"[[{directive},gap=0.01]]", stream=True
-        )
-        told_by_stream = events(response)
-        assert_cut(told_by_stream, code)
-        message = told_by_stream[-1]["error"]["message"]
-        assert message.endswith(response.headers["X-Request-Id"])
+        env = serving.settings(emulator.url, provider, LLAMA_PROVIDER_TIMEOUT="0.5")
+        response = post(app_with(env), f"[[{directive},gap=0.01]]", stream=True)
+        sent = events(response)
+        assert_cut(sent, code)
+        assert sent[-1]["error"]["message"].endswith(response.headers["X-Request-Id"])
 
 
 def test_an_endless_stream_ends_at_the_total_limit(env: dict[str, str]) -> None:
@@ -819,16 +731,12 @@ def test_a_json_answer_to_a_streaming_request_becomes_a_stream(either: FlaskClie
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0] == {"role": "assistant", "content": ""}
     assert "".join(delta.get("content", "") for delta in deltas) == SAID
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]][
-        -1
-    ] == "stop"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_stream_leaves_as_it_comes(client: FlaskClient, emulator: Emulator) -> None:
     """The emulator never says the third word; the first two are here nevertheless."""
-    with client.post(
-        "/", json=asking("[[stall=2]]", stream=True), headers=BEARER, buffered=False
-    ) as response:
+    with post(client, "[[stall=2]]", stream=True) as response:
         seen = b""
         pieces = response.iter_encoded()
         while b'"is "' not in seen:
@@ -841,59 +749,14 @@ def test_closing_a_stream_that_was_never_read_ends_the_providers_too(
     client: FlaskClient, emulator: Emulator
 ) -> None:
     """A generator that never began runs no `finally`."""
-    body = asking("[[endless,gap=0.05]]", stream=True)
-    with client.post("/", json=body, headers=BEARER, buffered=False):
-        pass
+    post(client, "[[endless,gap=0.05]]", stream=True).close()
     assert emulator.requests[0].gone.wait(serving.DEADLINE)
 
 
-@pytest.mark.parametrize("host", ["a..b", "a b", "", "user@host", "\xe9"])
-def test_a_host_that_is_none_is_the_callers_fault(
-    client: FlaskClient, caplog: pytest.LogCaptureFixture, host: str
-) -> None:
-    response = client.get("/v1/models", headers={"Host": host}, buffered=True)
-    assert told(response) == INVALID_HTTP
-    assert [record.levelname for record in caplog.records] == ["INFO"]
-
-
-@pytest.mark.parametrize(("key", "status"), [(BEARER, 200), ({}, 401)], ids=["a key", "no key"])
-def test_a_wish_for_a_websocket_is_ignored(
-    client: FlaskClient, key: dict[str, str], status: int
-) -> None:
+def test_a_wish_for_a_websocket_is_ignored(client: FlaskClient) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
-    assert client.get("/v1/models", headers={**upgrade, **key}).status_code == status
-
-
-@pytest.mark.parametrize(
-    "raised",
-    [BadRequest("secret"), UnsupportedMediaType(), RequestHeaderFieldsTooLarge()],
-    ids=repr,
-)
-def test_what_werkzeug_calls_the_callers_fault_is_the_callers(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, raised: Exception
-) -> None:
-    monkeypatch.setattr(Upstream, "open", Mock(side_effect=raised))
-    response = post(client)
-    assert told(response) == INVALID_HTTP
-    assert "secret" not in response.text
-
-
-def test_what_werkzeug_calls_the_servers_fault_is_ours(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Upstream, "open", Mock(side_effect=InternalServerError()))
-    assert told(post(client)) == (500, "proxy_error", "internal_error")
-
-
-def test_a_caller_that_has_left_is_nobodys_failure(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def left(*_: object) -> None:
-        raise ClientGone
-
-    monkeypatch.setattr(Upstream, "open", left)
-    assert told(post(client)) == INVALID_JSON
-    assert [record.levelname for record in caplog.records] == ["INFO"]
+    for key, status in ({}, 401), (BEARER, 200):
+        assert client.get("/v1/models", headers={**upgrade, **key}).status_code == status
 
 
 def test_a_body_over_the_memory_for_all_may_come_a_second_later(env: dict[str, str]) -> None:
