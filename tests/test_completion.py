@@ -127,6 +127,11 @@ def test_without_a_limit_nothing_was_cut_off() -> None:
     assert answer(at_limit)["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_call_of_another_type_is_a_call() -> None:
+    got = answer(part(calls=[{"type": "custom", "id": "c"}]))
+    assert got["choices"][0]["finish_reason"] == "tool_calls"
+
+
 @pytest.mark.parametrize("kind", ["function", "custom"])
 def test_stop_stays_where_the_caller_named_the_function(kind: str) -> None:
     """As OpenAI itself has it."""
