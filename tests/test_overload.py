@@ -18,7 +18,6 @@ from crowd import (
     deaf,
     descriptors,
     emulator_process,
-    exchange,
     many_descriptors,
     memory,
     opened,
@@ -90,28 +89,25 @@ POURS = {
 HELLO = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"result":{"response":"Hi"}}'
 
 
-@pytest.fixture(scope="module")
-def pouring(serve: Serve) -> Iterator[Server]:
-    limits = {f"LLAMA_PROVIDER_{name}": "2" for name in ("TIMEOUT", "TOTAL_TIMEOUT")}
+def test_providers_that_pour_have_not_the_worker_to_themselves(serve: Serve) -> None:
+    """They end at their deadlines, too, and others are served meanwhile."""
+    limits = {f"LLAMA_PROVIDER_{name}": "1.5" for name in ("TIMEOUT", "TOTAL_TIMEOUT")}
     with (
         Wire({**POURS, "Hi": lambda: [HELLO]}) as wire,
         serve(serving.settings(wire.url, **limits)) as server,
+        ExitStack() as stack,
     ):
-        yield server
-
-
-@pytest.mark.parametrize("pours", POURS)
-def test_a_provider_that_pours_has_not_the_worker_to_itself(pouring: Server, pours: str) -> None:
-    """It ends at its deadline, too, and others are served meanwhile."""
-    started = time.monotonic()
-    with Traffic(pouring, threads=1) as traffic:
-        received = exchange(pouring, post(pours, stream=True))
-        seconds = time.monotonic() - started
-    print(f"over after {seconds:.2f} s, normal p99 {traffic.slowest(0.99):.3f} s")
-    assert outcome_of(received) == "provider_timeout"
-    assert seconds < 2 + SLACK
-    assert set(traffic.outcomes) == {"done"}
-    assert traffic.slowest(0.99) < SLACK
+        started = time.monotonic()
+        with Traffic(server, threads=1) as traffic:
+            sent = [post(name, stream=True) for name in POURS]
+            received = read_all([opened(server, one, 1, stack)[0] for one in sent])
+            seconds = time.monotonic() - started
+            served = [*traffic.outcomes]
+    print(f"over after {seconds:.2f} s, {len(served)} served, p99 {traffic.slowest(0.99):.3f} s")
+    assert {outcome_of(answer) for answer in received} == {"provider_timeout"}
+    assert seconds < 1.5 + SLACK
+    assert "done" in served
+    assert set(served) <= {"done", "provider_timeout"}  # the latter on a busy machine
 
 
 def test_clients_that_hold_a_place_cost_others_nothing(serve: Serve, provider: Server) -> None:
@@ -155,8 +151,7 @@ def test_clients_that_hold_a_place_cost_others_nothing(serve: Serve, provider: S
         assert workers(server) == [worker]
 
 
-@pytest.mark.parametrize("held", [b"", post("Hi")[:-9]], ids=["idle", "body-less"])
-def test_without_descriptors_it_recovers(tmp_path: Path, env: dict[str, str], held: bytes) -> None:
+def test_without_descriptors_it_recovers(tmp_path: Path, env: dict[str, str]) -> None:
     """64 of them, and 100 connections: some wait, or are told, and none brings the worker down."""
     port = serving.free_port()
     command = ["sh", "-c", 'ulimit -n 64 && exec "$0" -m gunicorn app:app', sys.executable]
@@ -164,13 +159,12 @@ def test_without_descriptors_it_recovers(tmp_path: Path, env: dict[str, str], he
     with serving.started(command, port, env, tmp_path / "log") as server:
         (worker,) = workers(server)
         before = descriptors(worker)
-        with ExitStack() as stack:
-            opened(server, held, 100, stack)
-            wait_until(lambda: descriptors(worker) >= 60)
-        started = time.monotonic()
-        assert outcome(answer_to(server, post("Hi"))) == "done"
-        print(f"recovered after {time.monotonic() - started:.2f} s")
-        wait_until(lambda: descriptors(worker) <= before + SPARE)
+        for held in (b"", post("Hi")[:-9]):  # idle; body-less
+            with ExitStack() as stack:
+                opened(server, held, 100, stack)
+                wait_until(lambda: descriptors(worker) >= 60)
+            assert outcome(answer_to(server, post("Hi"))) == "done"
+            wait_until(lambda: descriptors(worker) <= before + SPARE)
         assert workers(server) == [worker]
     assert server.process.returncode == 0
     assert server.log.count("Booting worker") == 1
