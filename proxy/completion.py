@@ -96,7 +96,7 @@ class Answer:
                 yield part
                 continue
             delta = self._delta(part)
-            if not has_begun and (delta or self._has_content):
+            if not has_begun and (delta or self._has_content or self._calls):
                 has_begun = True  # until then, an error keeps its status
                 yield _chunk(self._chat, _ROLE)
             if delta:

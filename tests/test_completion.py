@@ -182,6 +182,7 @@ def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
         part(function_call={"arguments": '{"a":'}, audio={"data": "x"}),
         part(function_call={"arguments": "1}"}, audio={"data": "y", "expires_at": 1}),
         part("stop", usage=used(9, 2), choice={"logprobs": {"refusal": None}}),
+        stream_options={"include_usage": True},
     )
     (choice,) = got["choices"]
     first, second, third = choice["message"].pop("tool_calls")
@@ -257,7 +258,7 @@ FIRST = part("stop", content="a")
 CUTS: dict[str, tuple[list[Any], str, int]] = {  # parts, code, chunks before the error
     "nothing": ([], "provider_failed", 0),
     "an empty part": ([part()], "provider_failed", 0),
-    "the name of a call": ([part(calls=[F])], "provider_failed", 0),
+    "the name of a call": ([part(calls=[F])], "provider_failed", 1),
     "usage, DONE": ([part(usage=used(1, 0)), DONE], "provider_bad_answer", 0),
     "an empty text": ([part(content="")], "provider_failed", 1),
     "text, usage": ([part(content="a"), part(usage=ZEROS, native=True)], "provider_failed", 2),

@@ -36,10 +36,10 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
         raise ProviderError("provider_bad_answer", seen="a result that is no object")
     choices: Any = result.get("choices")
     choice = first_object(choices)
-    added, message = _object(choice.get("delta")), _object(choice.get("message"))
-    is_message = not ((is_event and added) if message else isinstance(choice.get("delta"), dict))
-    if is_message:
-        added, is_message = _with_own(message, result), bool(choice) or not is_event
+    delta, message = _object(choice.get("delta")), _object(choice.get("message"))
+    is_delta = (is_event and delta) if message else isinstance(choice.get("delta"), dict)
+    added = delta if is_delta else _with_own(message, result)
+    is_message = not is_delta and (bool(choice) or not is_event)
     raw_calls = added.get("tool_calls")
     if choice and len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)] or raw_calls
