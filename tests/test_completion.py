@@ -108,6 +108,7 @@ ENDS = {
     "calls": (part(calls=[F], native=True), "tool_calls"),
     "calls at the limit": (part(calls=[F], usage=used(1, 256), native=True), "tool_calls"),
     "the limit reached": (part(content="a", usage=used(1, 256), native=True), "length"),
+    "stop at the limit": (part("stop", content="a", usage=used(1, 256), native=True), "stop"),
     "the limit passed": (part(content="a", usage=used(1, 257), native=True), "length"),
     "under the limit": (part(content="a", usage=used(1, 255), native=True), "stop"),
     "no usage": (part(content="a", native=True), "stop"),
