@@ -76,7 +76,6 @@ def received(serving: Worker, sent: bytes, *, fin: bool = False) -> bytes:
         (careless, BAD_CHUNK + GOOD, [200]),
         (broken, GOOD + GOOD, [500]),
     ],
-    ids=str,
 )
 def test_the_requests_of_a_connection(
     application: Callable[..., object], sent: bytes, statuses: list[int]
