@@ -170,17 +170,6 @@ def test_the_callers_text_is_not_echoed() -> None:
 # --- the other fields -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("fields", "model"),
-    [({}, "m"), ({"model": None}, "m"), ({"model": "m"}, "m"), ({"model": "other"}, "other")],
-)
-def test_the_model(fields: dict[str, Any], model: str) -> None:
-    """The first one is the default."""
-    chat = ask(**fields)
-    assert chat.model == model
-    assert "model" not in chat.options
-
-
 @pytest.mark.parametrize("model", ["", "M", "m ", "@cf/secret", "../m", "\ud800"])
 def test_only_models_that_are_offered(model: str) -> None:
     """The message lists them, and does not repeat the caller's."""
@@ -260,45 +249,33 @@ def test_unknown_fields_are_kept() -> None:
 
 
 STREAM = {"stream": True}
+FORCED = {"forces_function": True}
+NOT_FORCED = {"forces_function": False}
+READ: list[tuple[dict[str, Any], dict[str, Any]]] = [  # fields as given; what is read from them
+    ({"model": None, "stream": None}, {"model": "m", "stream": False}),  # the first is the default
+    ({"model": "other", "stream": False}, {"model": "other", "stream": False}),
+    (STREAM, {"stream": True, "include_usage": False}),
+    (STREAM | {"stream_options": {}}, {"include_usage": False}),
+    (STREAM | {"stream_options": {"include_usage": False}}, {"include_usage": False}),
+    (STREAM | {"stream_options": {"include_usage": True}}, {"include_usage": True}),
+    ({"max_tokens": 5}, {"max_tokens": 5}),
+    ({"max_tokens": 5, "max_completion_tokens": 7}, {"max_tokens": 7}),  # its present name
+    ({"max_tokens": 5, "max_completion_tokens": None}, {"max_tokens": 5}),
+    *(({"tool_choice": {"type": kind}}, FORCED) for kind in ("function", "custom")),
+    *(({"tool_choice": {"type": kind}}, NOT_FORCED) for kind in ("allowed_tools", {})),
+    *(({"tool_choice": choice}, NOT_FORCED) for choice in ("auto", "required", {})),
+]
 
 
-@pytest.mark.parametrize(
-    ("fields", "stream", "include_usage"),
-    [
-        ({"stream": False}, False, False),
-        (STREAM, True, False),
-        (STREAM | {"stream_options": {}}, True, False),
-        (STREAM | {"stream_options": {"include_usage": False}}, True, False),
-        (STREAM | {"stream_options": {"include_usage": None}}, True, False),
-        (STREAM | {"stream_options": {"include_usage": True}}, True, True),
-    ],
-)
-def test_streams(fields: dict[str, Any], stream: bool, include_usage: bool) -> None:
-    chat = ask(**fields)
-    assert (chat.stream, chat.include_usage) == (stream, include_usage)
-    assert "stream" not in chat.options
-
-
-@pytest.mark.parametrize(
-    ("fields", "limit"),
-    [
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 7}, 7),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
-        ({"max_tokens": 5, "max_completion_tokens": None}, 5),
-    ],
-)
-def test_the_limit_has_two_names(fields: dict[str, Any], limit: int) -> None:
-    """max_tokens is the former one of max_completion_tokens. An answer needs it later."""
-    chat = ask(**fields).without_input()
-    assert (chat.max_tokens, chat.messages, chat.options) == (limit, [], {})
-
-
-@pytest.mark.parametrize("choice", [{"type": "function"}, {"type": "custom"}])
-def test_a_function_may_be_forced(choice: Any) -> None:
-    assert ask(tool_choice=choice).forces_function
-    for other in ("auto", "required", {"type": "allowed_tools"}, {"type": {}}, {}):
-        assert not ask(tool_choice=other).forces_function
+@pytest.mark.parametrize(("fields", "read"), READ)
+def test_what_is_read(fields: dict[str, Any], read: dict[str, Any]) -> None:
+    """The answer needs it too, when the input has gone."""
+    asked = ask(**fields)
+    assert not asked.options.keys() & {"messages", "model", "stream"}
+    kept = asked.without_input()
+    assert (kept.messages, kept.options) == ([], {})
+    for chat in (asked, kept):
+        assert {name: getattr(chat, name) for name in read} == read
 
 
 ATOMS = [None, True, 0, 1, -1.5, 1e300, "", "m", "user", "assistant", "text"]
