@@ -2,14 +2,12 @@
 
 import io
 import json
-import pty
+import os
 import runpy
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import serving
@@ -280,33 +278,26 @@ def test_what_a_platform_puts_round_a_line_is_removed(wrapped: str) -> None:
     assert summed([wrapped])[1] == 0
 
 
-def usage_process(stdin: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "proxy", "usage"],
-        cwd=serving.ROOT,
-        env={**serving.system_environment(), **BLANK},
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+class Interrupted(io.BytesIO):
+    """An stdin where the person types Ctrl-C."""
+
+    def read1(self, _: int | None = -1) -> bytes:
+        raise KeyboardInterrupt
 
 
 def test_ctrl_c_ends_usage_without_a_traceback() -> None:
-    ours, theirs = pty.openpty()
-    with open(ours, "wb"), open(theirs, "rb") as terminal, usage_process(terminal) as process:
-        assert process.stderr
-        assert process.stderr.readline() == b"Reading the log from stdin; end it with Ctrl-D.\n"
-        process.send_signal(signal.SIGINT)
-        assert (process.wait(serving.DEADLINE), process.stderr.read().strip()) == (1, b"Aborted!")
+    ran = CliRunner().invoke(main, ["usage"], input=Interrupted())
+    assert (ran.exit_code, ran.stdout, ran.stderr.strip()) == (1, "", "Aborted!")
 
 
 def test_a_reader_that_ends_early_gets_no_traceback() -> None:
     """As in `usage < log | head -1`."""
-    with usage_process(subprocess.PIPE) as process:
-        assert process.stdin and process.stdout and process.stderr
-        process.stdout.close()
-        process.stdin.write("\n".join(LOG).encode())
-        process.stdin.close()
-        assert process.wait(serving.DEADLINE) == 1
-        assert process.stderr.read() == b""
+    command = [sys.executable, "-m", "proxy", "usage"]
+    env = {**serving.system_environment(), **BLANK}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:
+        ran = subprocess.run(
+            command, input=LOG[0].encode(), stdout=pipe, stderr=-1, cwd=serving.ROOT, env=env
+        )
+    assert (ran.returncode, ran.stderr) == (1, b"")
