@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -30,21 +31,20 @@ def envelope(code: int) -> bytes:
     return json.dumps({"result": {}, "success": False, "errors": errors}).encode()
 
 
-def openais(code: str) -> bytes:
-    return json.dumps({"error": {"message": SAID_BACK, "type": PROSE, "code": code}}).encode()
+def stream(end: object) -> bytes:
+    """A stream that begins well; then a line of this."""
+    body = f'data: {{"response": "Hi"}}\n\n{end}\n\n'
+    return http(200, body.encode(), "text/event-stream")
 
 
-def event(value: object) -> bytes:
-    return b"data: " + json.dumps(value).encode() + b"\n\n"
-
-
+OPENAIS = json.dumps({"error": {"message": SAID_BACK, "type": PROSE, "code": "x"}})
+PAGE = f"<html>{SAID_BACK}</html>".encode()
 REFUSALS = [(400, 5006), (400, 5007), (400, 8001), (401, 10000), (403, 5035), (404, 7003)]
 REFUSALS += [(408, 3046), (410, 5028), (413, 5021), (429, 3040), (429, 4006), (500, 3043)]
 ANSWERS = {
     **{f"{status} {code}": http(status, envelope(code)) for status, code in REFUSALS},
-    **{f"{status} in OpenAI's form": http(status, openais("x")) for status in (400, 401, 429, 500)},
-    "502 as a page": http(502, f"<html>{SAID_BACK}</html>".encode(), "text/html"),
-    "200 as a page": http(200, f"<html>{SAID_BACK}</html>".encode(), "text/html"),
+    **{f"{status} of OpenAI": http(status, OPENAIS.encode()) for status in (400, 401, 429, 500)},
+    **{f"{status} as a page": http(status, PAGE, "text/html") for status in (502, 200)},
     "200 without success": http(200, envelope(3043)),
     "a redirect": http(302, b"", "text/html", f"Location: http://127.0.0.1:1/{SAID_BACK}"),
     "no HTTP": f"{SAID_BACK}\r\n\r\n".encode(),
@@ -56,15 +56,9 @@ ANSWERS = {
     "JSON that is cut": http(200, json.dumps({"result": SAID_BACK}).encode()[:-2]),
     "JSON of another shape": http(200, json.dumps([SAID_BACK]).encode()),
     "fields of another shape": http(200, json.dumps({"result": {"said": [PROSE]}}).encode()),
-    "a stream with an error": http(
-        200, event({"response": "Hi"}) + event(json.loads(openais("x"))), "text/event-stream"
-    ),
-    "a stream with junk": http(
-        200, event({"response": "Hi"}) + f"data: {SAID_BACK}\n\n".encode(), "text/event-stream"
-    ),
-    "a stream that is cut": http(
-        200, event({"response": "Hi"}) + f": {SAID_BACK}\n\n".encode(), "text/event-stream"
-    ),
+    "a stream with an error": stream(f"data: {OPENAIS}"),
+    "a stream with junk": stream(f"data: {SAID_BACK}"),
+    "a stream that is cut": stream(f": {SAID_BACK}"),
     "an answer": http(200, json.dumps({"result": {"response": "Hi"}}).encode()),
 }
 
@@ -73,10 +67,10 @@ def with_body(body: str) -> bytes:
     return request(body.encode(), key=KEY)
 
 
-def with_prompt(name: str, stream: bool) -> bytes:
+def with_prompt(name: str, streams: bool) -> bytes:
     """The play's name, after a message with the prompt."""
     messages = [{"role": "user", "content": said} for said in (PROMPT, name)]
-    fields = {"messages": messages, "stream": stream, "user": PROMPT}
+    fields = {"messages": messages, "stream": streams, "user": PROMPT}
     return with_body(json.dumps(fields))
 
 
@@ -133,10 +127,8 @@ def session(serve: Serve) -> Iterator[Session]:
         )
         with serve(env) as server:
             answers = {}
-            for name in ANSWERS:
-                for stream in (False, True):
-                    sent = with_prompt(name, stream)
-                    answers[f"{name}, {'stream' if stream else 'whole'}"] = exchange(server, sent)
+            for name, streams in product(ANSWERS, (False, True)):
+                answers[f"{name}, {streams}"] = exchange(server, with_prompt(name, streams))
             for name, sent in SENT.items():
                 answers[f"asked with {name}"] = exchange(server, sent)
             assert len(wire.requests) >= 2 * len(ANSWERS)
