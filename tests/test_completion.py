@@ -328,6 +328,7 @@ def test_a_message_after_its_deltas_is_not_sent_again() -> None:
     got = told(part(content="a", calls=[CALL]), part(content="b"), last)
     assert (got.text, got.finish, len(got.calls)) == ("ab", "length", 1)
     assert told(part(content=""), last).text == "ab"
+    assert told(part(calls=[CALL]), last).text == ""
     message = answer(part(content="a"), last)["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "a", "refusal": None, "annotations": []}
 

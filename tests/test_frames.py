@@ -82,14 +82,6 @@ def test_finish_reasons_that_are_none(value: Any) -> None:
     assert whole({"content": "a"}, finish_reason=value).finish_reason is None
 
 
-@pytest.mark.parametrize("word", ["error", "ABORT", "Network Error", "upstream-error"])
-def test_a_finish_reason_by_which_the_provider_failed(word: str) -> None:
-    for ask in (event, whole):
-        with pytest.raises(ProviderError) as caught:
-            ask({"content": "a"}, finish_reason=word)
-        assert caught.value.code == "provider_failed"
-
-
 def test_in_an_event_the_delta_counts() -> None:
     choice = {"delta": {"content": "b"}, "message": {"content": "ab"}}
     frame = {"choices": [choice], "response": "b"}
@@ -97,6 +89,18 @@ def test_in_an_event_the_delta_counts() -> None:
     assert frames.part(frame, is_event=False, relay=False).delta == {"content": "ab"}
     part = frames.part({"choices": [{**choice, "delta": {}}]}, is_event=True, relay=False)
     assert (part.delta, part.is_message) == ({"content": "ab"}, True)
+
+
+@pytest.mark.parametrize("is_event", [True, False])
+def test_the_provider_s_own_form(is_event: bool) -> None:
+    """OpenAI's Responses; as a whole answer it is a message, so each of its calls is one."""
+    reasoning = typed("reasoning", summary=[typed("summary_text", text="h")])
+    output = [reasoning, None, typed("message", content=[typed("output_text", text="a")])]
+    frame = {"result": {"output": output, "status": "incomplete"}}
+    part = frames.part(frame, is_event=is_event, relay=False)
+    assert part.delta == {"reasoning_content": "h", "content": "a"}
+    assert (part.finish_reason, part.has_choices) == ("length", False)
+    assert part.is_message is not is_event
 
 
 def test_calls_in_a_second_choice_are_joined() -> None:
