@@ -4,7 +4,7 @@ The provider's prose does not: it may quote the caller's text, or name the provi
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import ceil
@@ -13,12 +13,12 @@ from proxy.errors import CallerError
 
 _NAMED = (
     r"(?:context (?:length|window|size)|max(?:imum)?[ _](?:allowed )?(?:\w+[ _])?len(?:gth)?"
-    r"|maximum (?:input |prompt )?tokens|token limit|number of (?:\w+ )?tokens|tokens? allowed"
-    r"|n_ctx)\b(?! by)"
+    r"|maximum (?:input |prompt )?tokens|token limit|max(?:imum)? number of (?:\w+ )?tokens"
+    r"|tokens? allowed|n_ctx)\b(?! by)"
 )
 _LIMITS = (  # the surest first
     r"[0-9] ?(?:tokens? )?> ?([0-9]{3,9})\b(?! ?-)",
-    rf"{_NAMED}(?:(?!exceed)[^0-9\n]){{0,24}}?([0-9]{{3,9}})\b",
+    rf"{_NAMED}(?:(?!exceed|request)[^0-9\n]){{0,24}}?([0-9]{{3,9}})\b(?! is (?:great|larg|long))",
     r"\blimit(?: of| is|:)? ([0-9]{3,9})\b",
     r"\b(?:less|fewer|more) than ([0-9]{3,9}) tokens|<= ?([0-9]{3,9})\b|\[1, ?([0-9]{3,9})\]",
     r"\b([0-9]{3,9}) (?:tokens? )?(?:maximum|max|limit|context)",
@@ -48,9 +48,9 @@ def context_exceeded(prose: str) -> CallerError:
     return CallerError("context_length_exceeded", message, param="messages")
 
 
-def _numbers(pattern: str, prose: str) -> list[int]:
-    found = re.finditer(pattern, prose, re.IGNORECASE)
-    return [int("".join(filter(None, match.groups()))) for match in found]
+def _numbers(pattern: str, prose: str) -> Iterator[int]:
+    for found in re.finditer(pattern, prose, re.IGNORECASE):
+        yield int("".join(filter(None, found.groups())))
 
 
 def retry_after(headers: Mapping[str, str], now: int) -> int | None:
