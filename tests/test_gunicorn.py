@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,10 +19,8 @@ from crowd import (
     chunked,
     error_of,
     exchange,
-    opened,
     outcome,
     post,
-    read_all,
     request,
 )
 from serving import ACCOUNT, DEADLINE, KEY, Server, answers, read_to_end, read_until
@@ -74,14 +72,12 @@ def test_a_body_in_chunks(proxy: Server) -> None:
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-@pytest.mark.parametrize("spoken", [1, 2, 5])
 def test_a_token_arrives_before_the_provider_sends_the_next(
-    proxy: Server, emulator: Emulator, framing: str, spoken: int
+    proxy: Server, emulator: Emulator, framing: str
 ) -> None:
-    """The emulator falls silent after as many words, and the client has them all."""
-    with streaming(proxy, f"[[framing={framing},stall={spoken}]]") as connection:
-        words = ["This", "is", "the", "emulator,", "not"]
-        received = read_until(connection, f'"content":"{words[spoken - 1]} "'.encode())
+    """The emulator falls silent after two words, and the client has both."""
+    with streaming(proxy, f"[[framing={framing},stall=2]]") as connection:
+        received = read_until(connection, b'"content":"is "')
         assert b"[DONE]" not in received
         assert not emulator.requests[0].done.is_set()
 
@@ -95,25 +91,11 @@ def test_a_stream_has_its_headers_and_proper_end(proxy: Server) -> None:
     assert answer.headers["Transfer-Encoding"] == "chunked"
 
 
-@pytest.mark.parametrize("directive", ["reset=middle", "close=middle", "no_done", "junk"])
+@pytest.mark.parametrize("directive", ["reset=middle", "no_done"])
 def test_a_cut_stream_ends_properly_on_the_wire(proxy: Server, directive: str) -> None:
     """The body is complete in HTTP, and its last event is an error."""
     answer = answer_to(proxy, post(f"[[{directive},gap=0.01]]", stream=True))
     assert outcome(answer).startswith("provider_")
-
-
-def test_fifty_streams_at_once(proxy: Server, emulator: Emulator) -> None:
-    """The emulator holds all after the first word; refusals are served meanwhile."""
-    with ExitStack() as stack:
-        connections = opened(proxy, post("[[stall=1]]", stream=True), 50, stack)
-        for connection in connections:
-            read_until(connection, b'"content":"This "')
-        assert len(emulator.requests) == 50
-        assert error_of(answer_to(proxy, post("Hi", key="wrong"))) == (401, "invalid_api_key")
-        assert error_of(answer_to(proxy, request())) == (400, "invalid_messages")
-        for end in read_all(connections):  # the proxy's own limit for silence ends them
-            assert b"provider_timeout" in end
-            assert b"[DONE]" not in end
 
 
 # --- malformed requests -----------------------------------------------------------------------
@@ -121,54 +103,33 @@ def test_fifty_streams_at_once(proxy: Server, emulator: Emulator) -> None:
 INVALID = (400, "invalid_http")
 NOT_JSON = (400, "invalid_json")
 GOOD_CHUNK = chunk(asking("Hi"))
+LENGTH = "Content-Length: {}".format
 MALFORMED = {
     "header line without a colon": (request(b"", f"Authorization Bearer {KEY}"), INVALID),
     "header with a blank before its colon": (request(b"", f"X-Key : {KEY}"), INVALID),
     "folded header": (request(b"", f"X-Key: a\r\n {KEY}"), INVALID),
-    "header without a name": (request(b"", f": {KEY}"), INVALID),
     "NUL in a header": (request(b"", f"X-Key: {KEY}\0"), INVALID),
-    "NUL in a header's name": (request(b"", "X-\0Key: a"), INVALID),
-    "ESC in a header": (request(b"", "X-Key: a\x1b[31m"), INVALID),
     "bare line feeds": (request().replace(b"\r\n", b"\n"), INVALID),
     "line too long": (request(line=f"POST /?{KEY}{'x' * 5000} HTTP/1.1"), (414, "invalid_http")),
     "header too long": (request(b"", f"X-Key: {KEY}{'x' * 9000}"), (431, "invalid_http")),
-    "too many headers": (
-        request(b"", *[f"X-{n}: {KEY}" for n in range(120)]),
-        (431, "invalid_http"),
-    ),
-    "two lengths": (request(b"{}", "Content-Length: 3"), INVALID),
-    "two equal lengths": (request(b"{}", "Content-Length: 2"), INVALID),
+    "two equal lengths": (request(b"{}", LENGTH(2)), INVALID),
     "length and chunks": (request(b"0\r\n\r\n", "Transfer-Encoding: chunked"), INVALID),
-    **{
-        f"coding {coding!a}": (
-            request(b"", f"Transfer-Encoding: {coding}", length=None),
-            (status, "invalid_http"),
-        )
-        for coding, status in {
-            ",chunked": 501, "\xa0chunked": 501, "\x0bchunked": 400
-        }.items()
-    },
-    **{
-        f"length {length!a}": (
-            request(b"{}", f"Content-Length: {length}", length=None),
-            INVALID,
-        )
-        for length in ("+2", "-2", "0x2", "2, 2", "2 2", "\xb2", "1" * 5000)
-    },
-    "two hosts": (request(b"{}", "Host: other"), INVALID),
-    "HTTP/0.9": (b"GET /\r\n\r\n", INVALID),
+    "length +2": (request(b"{}", LENGTH("+2"), length=None), INVALID),
+    "length 2, 2": (request(b"{}", LENGTH("2, 2"), length=None), INVALID),
+    "length \\xb2": (request(b"{}", LENGTH("\xb2"), length=None), INVALID),
+    "length of 5000 digits": (request(b"{}", LENGTH("1" * 5000), length=None), INVALID),
+    "coding without a name": (
+        request(b"", "Transfer-Encoding: ,chunked", length=None),
+        (501, "invalid_http"),
+    ),
     "HTTP/9": (request(line="POST / HTTP/9.9"), INVALID),
-    "HTTP/1.a": (request(line="POST / HTTP/1.a"), INVALID),
-    "no HTTP": (b"hello there\r\n\r\n", INVALID),
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", INVALID),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 100 + b"\r\n\r\n", INVALID),
     "lower-case method": (request(line="post / HTTP/1.1"), INVALID),
     "chunk size that is none": (chunked(b"xyz\r\n{}\r\n"), NOT_JSON),
-    "chunk size 0x": (chunked(b"0x2\r\n{}\r\n"), NOT_JSON),
-    "chunk size below zero": (chunked(b"-2\r\n{}\r\n"), NOT_JSON),
     "chunk longer than its size": (chunked(b"1\r\n{}\r\n"), NOT_JSON),
     "bare CR in a chunk extension": (chunked(b"2;a\rb\r\n{}\r\n"), NOT_JSON),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("sent", "expected"), MALFORMED.values(), ids=MALFORMED)
@@ -267,15 +228,10 @@ def test_a_stream_in_http_1_0_has_no_chunks(proxy: Server) -> None:
 
 LINES = {
     "OPTIONS / HTTP/1.1": 405,
-    "GET / HTTP/1.1": 405,
-    "TRACE / HTTP/1.1": 405,
     "FOO / HTTP/1.1": 405,
     "DELETE /v1/chat/completions HTTP/1.1": 405,
-    "GET /v1/engines HTTP/1.1": 404,
-    "POST // HTTP/1.1": (200, 404),  # Werkzeug's router does not see a doubled first slash
-    "POST //v1/chat/completions HTTP/1.1": (200, 404),
+    "POST //v1/chat/completions HTTP/1.1": (200, 404),  # Werkzeug's router allows the first two
     "POST /v1//chat/completions HTTP/1.1": 404,
-    "POST /v1/chat/completions/ HTTP/1.1": 404,
     "POST /v1/../ HTTP/1.1": 404,
     "POST /%2e%2e HTTP/1.1": 404,
     "POST /%ff HTTP/1.1": 404,
@@ -302,19 +258,14 @@ def test_the_request_line(
 HEADERS = {
     "SCRIPT_NAME: /evil": (200, 400),
     "Script-Name: /evil": (200,),
-    "SCRIPT_NAME: /": (200, 400),
     "PATH_INFO: /evil": (200, 400),
-    "X_AUTH: evil": (200, 400),
-    "X-Forwarded-Proto: https": (200,),
     "X-Forwarded-Host: evil": (200,),
     "X-Forwarded-Prefix: /evil": (200,),
+    "X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off": (200, 400),
     "X-HTTP-Method-Override: GET": (200,),
-    "X-Original-URL: /evil": (200,),
     "Accept: text/html": (200,),
     "Accept-Encoding: gzip": (200,),
     "Content-Type: text/plain": (200,),
-    "Expect: 100-continue": (200,),
-    "Proxy: http://evil": (200,),
     "Cookie: \xff\xfe=evil": (200, 400),
 }
 
@@ -329,11 +280,6 @@ def test_a_header_changes_nothing(
     assert b"evil" not in answer.body
     assert b"evil" not in b"".join(received.body for received in emulator.requests)
     assert {received.path.split("/")[4] for received in emulator.requests} <= {ACCOUNT}
-
-
-def test_conflicting_forwarded_schemes_are_no_500(proxy: Server) -> None:
-    headers = ("X-Forwarded-Proto: https", "X-Forwarded-Ssl: off")
-    assert answer_to(proxy, post("Hi", *headers)).status in (200, 400)
 
 
 def test_two_authorization_headers(proxy: Server) -> None:
@@ -354,35 +300,22 @@ def test_continue_is_said_before_the_body_is_sent(proxy: Server) -> None:
 # --- the process ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("PORT", "abc"),
-        ("PORT", "70000"),
-        ("WEB_CONCURRENCY", "65"),
-        ("GRACEFUL_TIMEOUT", "-1"),
-        ("GRACEFUL_TIMEOUT", "25s"),
-    ],
-)
-def test_what_gunicorn_itself_needs_must_make_sense(name: str, value: str) -> None:
-    """One line that names the variable, and an end."""
+def test_what_gunicorn_itself_needs_must_make_sense() -> None:
+    """A line for each variable, without its value, and an end."""
+    wrong = {"PORT": "70000", "WEB_CONCURRENCY": "65", "GRACEFUL_TIMEOUT": "25s"}
     result = subprocess.run(
         [sys.executable, "-m", "gunicorn", "app:app"],
         cwd=serving.ROOT,
-        env={
-            **serving.system_environment(),
-            **serving.BLANK,
-            "WEB_CONCURRENCY": "1",
-            name: value,
-        },
+        env={**serving.system_environment(), **serving.BLANK, **wrong},
         capture_output=True,
         text=True,
         timeout=DEADLINE,
     )
     assert result.returncode != 0
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith(f"{name}: ")
-    assert value not in result.stderr.split()
+    lines = result.stderr.splitlines()
+    assert {line.partition(": ")[0] for line in lines} == wrong.keys()
+    assert len(lines) == len(wrong)
+    assert not set(wrong.values()) & set(result.stderr.split())
 
 
 def test_with_broken_settings_it_serves_500_and_says_why_once(

@@ -35,20 +35,19 @@ BAD_HOSTS = [
 ]
 
 
-@pytest.mark.parametrize("host", GOOD_HOSTS)
-def test_a_host_is_a_name_or_an_address(proxy: Server, host: str) -> None:
-    assert answer_to(proxy, post(host=host)).status == 200
+def test_a_host_is_a_name_or_an_address(proxy: Server) -> None:
+    for host in GOOD_HOSTS:
+        assert answer_to(proxy, post(host=host)).status == 200, host
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/nothing"])
-@pytest.mark.parametrize("host", BAD_HOSTS, ids=[f"{host!a}" for host in BAD_HOSTS])
-def test_any_other_host_is_the_callers_fault(proxy: Server, host: str, path: str) -> None:
+def test_any_other_host_is_the_callers_fault(proxy: Server, path: str) -> None:
     """Not a failure of this proxy, which would be logged with a traceback."""
     before = len(proxy.log)
-    sent = post(line=f"POST {path} HTTP/1.1", host=host)
-    answer = answer_to(proxy, sent)
-    assert error_of(answer) == (400, "invalid_http")
-    assert "Host" in json.loads(answer.body)["error"]["message"]
+    for host in BAD_HOSTS if path == "/" else BAD_HOSTS[:3]:
+        answer = answer_to(proxy, post(line=f"POST {path} HTTP/1.1", host=host))
+        assert error_of(answer) == (400, "invalid_http"), host
+        assert "Host" in json.loads(answer.body)["error"]["message"]
     logged = proxy.log[before:]
     assert '"level":"error"' not in logged
     assert "Traceback" not in logged
@@ -71,20 +70,20 @@ def test_http_1_1_has_one_host(proxy: Server, line: str, host: str | None, statu
 # --- Upgrade --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c", "TLS/1.0", "foo, websocket"])
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/nothing", "/readyz"])
-def test_upgrade_is_ignored(proxy: Server, upgrade: str, path: str) -> None:
+def test_upgrade_is_ignored(proxy: Server, path: str) -> None:
     """On every path, with a key or without."""
-    fields = ["Connection: upgrade, close", f"Upgrade: {upgrade}", "Sec-WebSocket-Version: 13"]
     method = "POST" if path == "/" else "GET"
     before = len(proxy.log)
-    for key, statuses in [
-        (AUTHORIZATION, {"/nothing": 404}),
-        ("X-No-Key: 1", {"/": 401, "/v1/models": 401, "/nothing": 404}),
-    ]:
-        sent = post(*fields, line=f"{method} {path} HTTP/1.1", keep=True)
-        answer = answer_to(proxy, sent.replace(AUTHORIZATION.encode(), key.encode()))
-        assert answer.status == statuses.get(path, 200)
+    for upgrade in ("WebSocket", "foo, websocket", "h2c"):
+        fields = ["Connection: upgrade, close", f"Upgrade: {upgrade}", "Sec-WebSocket-Version: 13"]
+        for key, statuses in [
+            (AUTHORIZATION, {"/nothing": 404}),
+            ("X-No-Key: 1", {"/": 401, "/v1/models": 401, "/nothing": 404}),
+        ]:
+            sent = post(*fields, line=f"{method} {path} HTTP/1.1", keep=True)
+            answer = answer_to(proxy, sent.replace(AUTHORIZATION.encode(), key.encode()))
+            assert answer.status == statuses.get(path, 200)
     assert '"level":"error"' not in proxy.log[before:]
 
 
@@ -121,11 +120,9 @@ def test_which_connection_is_kept(
     assert found[0].headers["Connection"] == ("keep-alive" if is_kept else "close")
 
 
-@pytest.mark.parametrize("version", ["1.2", "1.9"])
 @pytest.mark.parametrize("fields", [[], ["no colon"]], ids=["answered", "refused"])
-def test_a_later_http_1_is_answered_as_1_1(proxy: Server, version: str, fields: list[str]) -> None:
-    sent = post(*fields, line=f"POST / HTTP/{version}")
-    assert exchange(proxy, sent).startswith(b"HTTP/1.1 ")
+def test_a_later_http_1_is_answered_as_1_1(proxy: Server, fields: list[str]) -> None:
+    assert exchange(proxy, post(*fields, line="POST / HTTP/1.9")).startswith(b"HTTP/1.1 ")
 
 
 @pytest.mark.parametrize(
@@ -196,52 +193,37 @@ def test_a_refusal_says_what_was_wrong(proxy: Server, sent: bytes, status: int, 
 # --- how long a connection may wait ---------------------------------------------------------------
 
 
-def test_an_idle_connection_outlives_the_deadline_of_a_head(
+def test_a_connection_that_waits_has_its_time_and_does_not_delay_the_end(
     serve: Serve, emulator: Emulator
 ) -> None:
-    """Kept connections wait for `keepalive`; a request that has begun has 5 seconds."""
+    """Kept connections wait for `keepalive`; a head has 5 seconds, however it comes.
+
+    Two seconds after SIGTERM idle ones are closed; a request that came before is answered.
+    """
     settings = serving.settings(emulator.url, GUNICORN_CMD_ARGS="--keep-alive 40")
     kept = post(keep=True)
     with serve(settings) as server, ExitStack() as stack:
-        idle, half, new, silent = (stack.enter_context(server.connect()) for _ in range(4))
-        for connection in (idle, half):
+        idle, used, half, new, silent, dripping = (
+            stack.enter_context(server.connect()) for _ in range(6)
+        )
+        for connection in (idle, used, half):
             connection.sendall(kept)
             read_until(connection, b'"usage":')
+        started = time.monotonic()
         half.sendall(kept[:40])
         new.sendall(kept[:40])
-        started = time.monotonic()
+        dripping.settimeout(0.2)
+        with suppress(ConnectionError):
+            received = b"nothing yet"
+            while received:
+                dripping.sendall(b"X")
+                with suppress(TimeoutError):
+                    received = dripping.recv(1)
         for connection in (half, new, silent):
             assert read_to_end(connection) == b""
-            assert 4 < time.monotonic() - started < 5 + SLACK
-        idle.sendall(post())
-        assert b"HTTP/1.1 200 OK" in read_to_end(idle)
-
-
-def test_a_head_that_drips_has_no_more_time(serve: Serve, emulator: Emulator) -> None:
-    with serve(serving.settings(emulator.url)) as server, server.connect() as connection:
-        connection.settimeout(0.2)
-        started = time.monotonic()
-        with suppress(ConnectionError):
-            while True:
-                connection.sendall(b"X")
-                with suppress(TimeoutError):
-                    if not connection.recv(1):
-                        break
         assert 4 < time.monotonic() - started < 5 + SLACK
-
-
-def test_a_connection_that_nobody_uses_does_not_delay_the_end(
-    serve: Serve, emulator: Emulator
-) -> None:
-    """Two seconds after SIGTERM it is closed; a request that came before is answered."""
-    with serve(serving.settings(emulator.url)) as server, ExitStack() as stack:
-        idle, used = (stack.enter_context(server.connect()) for _ in range(2))
-        for connection in (idle, used):
-            connection.sendall(post(keep=True))
-            read_until(connection, b'"usage":')
-        answer_to(server, post())  # by now the worker waits for the next request on both
         server.process.terminate()
-        used.sendall(post(keep=True))
+        used.sendall(kept)
         assert read_to_end(used).startswith(b"HTTP/1.1 200 OK\r\n")
         started = time.monotonic()
         assert read_to_end(idle) == b""
