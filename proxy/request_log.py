@@ -6,7 +6,7 @@ No line holds a key, or any text from a client or a provider. docs/log.md descri
 import logging
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy import strict_json
@@ -44,12 +44,11 @@ class Entry:
     retry: int | None = None  # the number of the SDK's retry
     bytes: int = 0  # sent, of the response's body
     ended: str = DONE
-    # Not fields of the line:
-    notes: JSON = field(default_factory=dict)  # facts for the operator, at the end of the line
-    usage: AnswerUsage = field(default_factory=AnswerUsage)
-    is_probe: bool = False
-    _level: int = logging.INFO
-    _started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.notes: JSON = {}  # more fields, facts for the operator
+        self.usage, self.is_probe = AnswerUsage(), False
+        self._level, self._started = logging.INFO, time.monotonic()
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request arrived."""
@@ -78,7 +77,7 @@ class Entry:
 
     def to_json(self) -> JSON:
         """The fields of the line."""
-        return {name: getattr(self, name) for name in _FIELDS} | self.notes
+        return asdict(self) | self.notes
 
     def __str__(self) -> str:
         """For people: the values that explain themselves, without their names."""
@@ -86,10 +85,6 @@ class Entry:
         words = (self.status, self.ended, self.code, who, what, f"{self.total_ms} ms")
         notes = [f"{name}: {note}" for name, note in self.notes.items()]
         return "  ".join(str(word) for word in (*words, self.request_id, *notes) if word)
-
-
-_NAMES = [field.name for field in fields(Entry)]
-_FIELDS = _NAMES[: _NAMES.index("notes")]
 
 
 def client_address(peer: str, forwarded_for: str = "") -> str | None:

@@ -37,37 +37,29 @@ def _events(chat: ChatRequest, chunks: Iterable[Chunk], entry: Entry) -> Iterato
     [DONE] follows a complete answer only. A cut answer ends with an error event.
     """
     before, after = around_text(chat)  # built once: most of a stream is text
-    before, after = sse.BEFORE + before, after + sse.AFTER
     ready: list[bytes] = []
     try:
         for chunk in chunks:
             if isinstance(chunk, str):
-                ready.append(before + strict_json.dumps(chunk) + after)
+                ready.append(sse.event(before + strict_json.dumps(chunk) + after))
             elif chunk is not Mark.PAUSE:
                 ready.append(sse.event(strict_json.dumps(chunk)))
             elif ready:
                 yield b"".join(ready)
                 ready.clear()
         ready.append(sse.event(sse.DONE))
-    except Exception as error:
-        event = _logged(error, entry).to_json(entry.request_id)
-        ready.append(sse.event(strict_json.dumps(event)))
+    except Exception as raised:
+        ready.append(sse.event(error(raised, entry).data))
     yield b"".join(ready)
 
 
 def error(raised: Exception, entry: Entry) -> Response:
-    """Any error, expected or not."""
-    failure = _logged(raised, entry)
-    return json(failure.to_json(entry.request_id), failure.status, failure.headers)
-
-
-def _logged(raised: Exception, entry: Entry) -> ProxyError:
-    """The error as one of ours, noted in the request's log entry."""
+    """The response to any error, expected or not. The log entry notes it."""
     if not isinstance(raised, ProxyError):  # its text may hold a secret; its type and place do not
         place = "".join(traceback.format_tb(raised.__traceback__, limit=-5))
         raised = OperatorError("internal_error", raised=type(raised).__name__, traceback=place)
     entry.failed(raised)
-    return raised
+    return json(raised.to_json(entry.request_id), raised.status, raised.headers)
 
 
 def counted(pieces: Iterable[bytes], entry: Entry) -> Iterator[bytes]:

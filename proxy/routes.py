@@ -31,8 +31,8 @@ def begin() -> None:
         method=request.method if re.fullmatch("[A-Z]{3,7}", request.method) else "?",
         path=request.url_rule.rule if request.url_rule else incoming.clean_path(),
         retry=int(retry) if re.fullmatch("[0-9]{1,3}", retry) else None,
-        is_probe=request.blueprint == health.name,
     )
+    g.entry.is_probe = request.blueprint == health.name
 
 
 @blueprint.before_request

@@ -21,12 +21,9 @@ class EventTooLong(ValueError):
     """An event of more than MAX_EVENT bytes."""
 
 
-BEFORE, AFTER = b"data: ", b"\n\n"  # what stands round the data of an event
-
-
 def event(data: bytes) -> bytes:
     """One event, ready to send; `data` holds no line break."""
-    return BEFORE + data + AFTER
+    return b"data: " + data + b"\n\n"
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[bytes]:

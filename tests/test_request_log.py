@@ -20,6 +20,7 @@ from app import create_app
 from emulator import Emulator
 from proxy import request_log
 from proxy.__main__ import summed
+from proxy.errors import ProviderError
 from proxy.request_log import Entry, client_address
 from proxy.upstream import Reply, Upstream
 
@@ -57,10 +58,13 @@ def test_on_a_terminal_a_line_is_for_people(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     request_log.start("info")
     Entry("r-1", path="/", key="alice", model="m", status=200).write()
-    Entry("r-2", notes={"fix": "PORT"}).write()
-    first, second = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  INFO     200  done  alice  m  [0-9.]+ ms  r-1", first)
-    assert re.search(r"INFO     done  [0-9.]+ ms  r-2  fix: PORT$", second)
+    second = Entry("r-2")
+    second.failed(ProviderError("provider_timeout"))
+    second.write()
+    one, two = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  INFO     200  done  alice  m  [0-9.]+ ms  r-1", one)
+    end = r"ERROR    timeout  provider_timeout  [0-9.]+ ms  r-2  fix: LLAMA_PROVIDER_TIMEOUT$"
+    assert re.search(end, two)
 
 
 ADDRESSES = {
