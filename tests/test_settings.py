@@ -445,7 +445,7 @@ TEXTS = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(BLANK)), TEXTS))
-@settings(max_examples=80, derandomize=True, deadline=None, database=None)
+@settings(max_examples=40, derandomize=True, deadline=None, database=None)
 def test_any_mapping_can_be_read_and_no_line_shows_a_value(env: dict[str, str]) -> None:
     found = Settings(env)
     assert {line.variable for line in (*found.problems, *found.warnings)} <= BLANK.keys()
