@@ -358,7 +358,8 @@ def test_quotes_round_a_value_are_a_warning_beside_the_problem() -> None:
 
 
 def test_a_bad_key_or_rate_is_not_used() -> None:
-    assert not Settings({**WORKERS_AI, "WORKER_ACCESS_KEY": "Bearer 7Qm4xV9cT2hLw8Z"}).keys
+    for key in ("Bearer 7Qm4xV9cT2hLw8Z", " key-0123456789abcdef"):
+        assert not Settings({**WORKERS_AI, "WORKER_ACCESS_KEY": key}).keys
     found = Settings({**WORKERS_AI, "WORKER_ACCESS_KEYS": f"master:{PROVIDER_KEY}"})
     assert (owner(found, KEY), owner(found, PROVIDER_KEY)) == ("master", None)
     assert Settings({**WORKERS_AI, "RATE_LIMIT": "60/fortnight"}).rate_limit is None
