@@ -136,6 +136,10 @@ def test_an_event_named_error(data: bytes, code: str) -> None:
     assert (got.code, got.headers) == (code, headers)
 
 
+def test_an_error_in_a_list() -> None:
+    assert error(b'[{"error":{"code":429}}]').code == "provider_rate_limited"
+
+
 def test_an_answer_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MAX_ANSWER", len(TEXT) - 1)
     assert error(TEXT).code == "provider_bad_answer"

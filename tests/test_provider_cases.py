@@ -25,22 +25,20 @@ CASES = json.loads((FOLDER / "index.json").read_bytes())
 ROWS = {f"{case['name']}-{mode}": (case, mode) for case in CASES for mode in ("whole", "stream")
         if mode in case}  # fmt: skip
 STREAMS = {name: row for name, row in ROWS.items() if row[0][row[1]]["file"].endswith(".sse")}
-BASE_URL = "https://provider.example"
+URL = "https://provider.example"
+PATHS = {
+    "openai": "/v1/chat/completions",
+    "workers-ai": f"/client/v4/accounts/{serving.ACCOUNT}/ai/run/{serving.MODEL}",
+}
 Clients = dict[str, FlaskClient]
-PATHS = {"openai": "/v1/chat/completions", "workers-ai": f"/{serving.MODEL}"}
 
 
 @pytest.fixture(scope="module")
 def clients() -> Clients:
     """The application with each provider."""
-    models = {"LLAMA_PROVIDER_MODELS": f"m={serving.MODEL}"}
-    bases = {"openai": f"{BASE_URL}/v1", "workers-ai": BASE_URL}
-    return {
-        name: create_app(
-            serving.settings("", name, LLAMA_PROVIDER_BASE_URL=base, **models)
-        ).test_client()
-        for name, base in bases.items()
-    }
+    models = f"m={serving.MODEL}"
+    envs = {name: serving.settings(URL, name, LLAMA_PROVIDER_MODELS=models) for name in PATHS}
+    return {name: create_app(env).test_client() for name, env in envs.items()}
 
 
 def body_of(row: Any) -> bytes:
@@ -67,26 +65,26 @@ def post(
 ) -> TestResponse:
     """What the caller gets where the provider of the row gives this body."""
     case, mode = row
-    headers = {
-        name: formatdate(time.time() + int(value[6:]), usegmt=True)
-        if value.startswith("@date+")
-        else value
-        for name, value in case.get("headers", ())
-    }
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
     if mode == "stream":
         asked |= {"stream": True, "stream_options": {"include_usage": True}}
     with responses.RequestsMock() as provider:
         provider.post(
-            BASE_URL + PATHS[case["provider"]],
+            URL + PATHS[case["provider"]],
             body=Pieces(body, size, reset),
             status=case["status"],
-            headers=headers,
+            headers={name: dated(value) for name, value in case.get("headers", ())},
             content_type=case[mode]["content_type"],
         )
         authorization = {"Authorization": f"Bearer {serving.KEY}"}
         client = clients[case["provider"]]
         return client.post("/", json=asked, headers=authorization, buffered=True)
+
+
+def dated(value: str) -> str:
+    """`@date+7` as the date in seven seconds."""
+    is_date = value.startswith("@date+")
+    return formatdate(time.time() + int(value[6:]), usegmt=True) if is_date else value
 
 
 @dataclass

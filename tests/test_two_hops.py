@@ -46,11 +46,8 @@ class WithoutWaiting(OpenAI):
 
 @pytest.fixture(scope="module")
 def proxies(serve: Serve) -> Iterator[Proxies]:
-    patience = {
-        "LLAMA_PROVIDER_TIMEOUT": "4",
-        "LLAMA_PROVIDER_IDLE_TIMEOUT": "4",
-        "LLAMA_PROVIDER_TOTAL_TIMEOUT": "5",
-    }
+    waits = [f"LLAMA_PROVIDER{name}_TIMEOUT" for name in ("", "_IDLE", "_TOTAL")]
+    patience = dict(zip(waits, "445", strict=True))  # seconds
     with (
         Emulator() as emulator,
         serve(serving.settings(emulator.url, WORKER_ACCESS_KEY=INNER_KEY, **patience)) as inner,
