@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,9 @@ from conftest import Serve
 from crowd import (
     SLACK,
     answer_to,
-    many_descriptors,
-    opened,
     outcome,
     outcome_of,
     post,
-    read_all,
     workers,
 )
 from serving import DEADLINE, HOST, ROOT, Server, read_to_end, read_until, wait_until
@@ -147,12 +144,6 @@ def test_a_token_passes_at_once_and_a_departure_too(
     print(f"closed after {time.monotonic() - left:.2f} s")
 
 
-def test_two_hundred_slow_requests(site: Server) -> None:
-    with many_descriptors(), ExitStack() as stack:
-        connections = opened(site, post("[[wait=1]]"), 200, stack)
-        assert [outcome_of(received) for received in read_all(connections)] == ["done"] * 200
-
-
 def test_a_body_of_ten_megabytes(site: Server, emulator: Emulator) -> None:
     """The limit is the proxy's; only what is far over it nginx refuses by itself."""
     limit = Settings({}).max_request_bytes
@@ -184,7 +175,6 @@ def get(path: str) -> bytes:
             "provider_rate_limited",
             {"X-Should-Retry": "true", "Retry-After": "7"},
         ),
-        (get("/nothing"), 404, "not_found", {}),
         (get("/"), 405, "method_not_allowed", {"Allow": "POST"}),
         (b"this is not HTTP\r\n\r\n", 400, "invalid_http", {}),
         (get("/" + "x" * 9000), 414, "invalid_http", {}),

@@ -5,9 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import serving
@@ -29,14 +26,6 @@ from emulator import Emulator
 
 AUTHORIZATION = f"Authorization: Bearer {KEY}"
 CURL = ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "30"]
-
-
-@contextmanager
-def streaming(proxy: Server, said: str, **options: Any) -> Iterator[socket.socket]:
-    """A connection on which a stream was asked."""
-    with proxy.connect() as connection:
-        connection.sendall(post(said, stream=True, **options))
-        yield connection
 
 
 # --- it answers -------------------------------------------------------------------------------
@@ -76,7 +65,8 @@ def test_a_token_arrives_before_the_provider_sends_the_next(
     proxy: Server, emulator: Emulator, framing: str
 ) -> None:
     """The emulator falls silent after two words, and the client has both."""
-    with streaming(proxy, f"[[framing={framing},stall=2]]") as connection:
+    with proxy.connect() as connection:
+        connection.sendall(post(f"[[framing={framing},stall=2]]", stream=True))
         received = read_until(connection, b'"content":"is "')
         assert b"[DONE]" not in received
         assert not emulator.requests[0].done.is_set()

@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
@@ -20,7 +19,6 @@ from typing import Any
 import pytest
 import serving
 import trustme
-import urllib3.util.connection
 from conftest import Serve
 from crowd import (
     Provider,
@@ -28,7 +26,6 @@ from crowd import (
     answering,
     error_of,
     forget_peak,
-    full_listener,
     memory,
     opened,
     outcome,
@@ -89,25 +86,22 @@ def said_by(response: TestResponse) -> str:
 # --- the wire ---------------------------------------------------------------------------------
 
 
-RESETS = {
-    "in the request line": post("Hi")[:10],
-    "in the headers": post("Hi")[:60],
-    "in the body": post("Hi")[:-10],
-    "after the request": post("[[wait=0.2]]"),
-    "in the stream": post("[[endless,gap=0.05]]", stream=True),
-}
+RESETS = [
+    *(post("Hi")[:10], post("Hi")[:60], post("Hi")[:-10]),  # in the line, the head and the body
+    *(post("[[wait=0.2]]"), post("[[endless,gap=0.05]]", stream=True)),
+]
 
 
-@pytest.mark.parametrize("sent", RESETS.values(), ids=RESETS)
-def test_a_reset_is_no_surprise(proxy: Server, emulator: Emulator, sent: bytes) -> None:
+def test_a_reset_is_no_surprise(proxy: Server, emulator: Emulator) -> None:
     """No traceback, nothing left open at the provider, and the next one is served."""
     before = proxy.log.count("Traceback")
-    connection = proxy.connect()
-    connection.sendall(sent)
-    if b'"stream": true' in sent:
-        serving.read_until(connection, b'"content":"This "')
-    reset(connection)
-    assert outcome(answer_to(proxy, post("Hi"))) == "done"
+    for sent in RESETS:
+        connection = proxy.connect()
+        connection.sendall(sent)
+        if b'"stream": true' in sent:
+            serving.read_until(connection, b'"content":"This "')
+        reset(connection)
+        assert outcome(answer_to(proxy, post("Hi"))) == "done"
     for received in emulator.requests:
         over = (received.done, received.gone)
         serving.wait_until(lambda over=over: any(event.is_set() for event in over))
@@ -152,16 +146,15 @@ def test_a_text_goes_there_and_back_unchanged(emulator: Emulator, provider: str)
         assert f'"{readable}"' in said_by(response)
 
 
-HEAVY = {
-    "objects in objects": b'{"a":' * 209_715,
-    "ones where messages should be": b'{"messages":[' + b"1," * 2**19 + b"1]}",
-    "many keys": b"{" + b",".join(b'"%d":1' % n for n in range(100_000)) + b"}",
-    "one long number": b'{"messages":' + b"9" * 2**20 + b"}",
-    "a string without an end": b'{"messages":"' + b"\\" * 2**20,
-}
-
-
-@pytest.mark.parametrize("body", HEAVY.values(), ids=HEAVY)
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"a":' * 209_715, id="objects in objects"),
+        pytest.param(b'{"messages":[' + b"1," * 2**19 + b"1]}", id="ones for messages"),
+        pytest.param(b'{"messages":' + b"9" * 2**20 + b"}", id="one long number"),
+        pytest.param(b'{"messages":"' + b"\\" * 2**20, id="a string without an end"),
+    ],
+)
 def test_a_megabyte_that_is_hard_to_read_is_refused_soon(client: FlaskClient, body: bytes) -> None:
     started = time.process_time()
     response = client.post("/", data=body, headers=BEARER)
@@ -278,35 +271,6 @@ def test_late_events_are_not_the_next_callers() -> None:
         with ask(client, stream=True) as response:
             assert said_by(response) == "Hello"
         assert said_by(ask(client)) == "Other"
-
-
-def addresses(*ports: int) -> Callable[..., list[Any]]:
-    """What a name has: an address of this machine for each port."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (HOST, port)) for port in ports]
-    return lambda *_, **__: found
-
-
-def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with answering(WHOLE) as provider:
-        lookup = addresses(serving.free_port(), provider.port)
-        monkeypatch.setattr(urllib3.util.connection.socket, "getaddrinfo", lookup)
-        assert said_by(ask(client_of(provider, "many.example.org"))) == "Hello"
-
-
-def test_addresses_that_all_swallow_what_knocks_are_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each has the time to connect, and that is all."""
-    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.3)
-    with full_listener() as port, answering(WHOLE) as provider:
-        lookup = addresses(port, port, port)
-        monkeypatch.setattr(urllib3.util.connection.socket, "getaddrinfo", lookup)
-        started = time.monotonic()
-        response = ask(client_of(provider, "many.example.org"))
-        assert code_of(response) == (502, "provider_unreachable")
-        assert 0.8 < time.monotonic() - started < 3 * 0.3 + PROMPTLY
 
 
 # --- TLS --------------------------------------------------------------------------------------
@@ -429,14 +393,10 @@ def test_the_actions_of_ci_are_named_by_their_commits() -> None:
 
 def test_ci_looks_for_files_that_run_at_every_start() -> None:
     """And for holes that became known: `make audit` does both, in an environment of its own."""
-    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    assert "- run: .ci/run\n" in workflow
     assert "make audit" in (ROOT / ".ci" / "run").read_text().splitlines()
     audit = (ROOT / "scripts" / "audit.sh").read_text()
-    assert 'install.sh "$runtime" requirements.txt' in audit
-    assert "-name '*.pth'" in audit
-    assert "exit 1" in audit
-    assert "pip-audit" in audit
+    for part in ('install.sh "$runtime" requirements.txt', "-name '*.pth'", "exit 1", "pip-audit"):
+        assert part in audit
 
 
 KEY_LIKE = re.compile(
