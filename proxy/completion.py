@@ -125,7 +125,7 @@ class Answer:
             self._has_content = True
             delta = delta if delta["content"] else strict_json.others(delta, {"content"})
         self._sent |= delta.keys()
-        if calls := self._calls.deltas(pieces, is_message=part.is_message):
+        if pieces and (calls := self._calls.deltas(pieces, is_message=part.is_message)):
             delta = {**delta, "tool_calls": calls}
         if part.finish_reason:
             self._finish_reason, self._is_finished = part.finish_reason, True

@@ -103,6 +103,15 @@ def test_the_provider_s_own_form(is_event: bool) -> None:
     assert part.is_message is not is_event
 
 
+@pytest.mark.parametrize(
+    ("content", "response", "delta"),
+    [("a", "b", "a"), ("", "b", "b"), (None, "", ""), ("", [], ""), (0, None, "0")],
+)
+def test_the_text_in_both_forms(content: Any, response: Any, delta: str) -> None:
+    frame = {"choices": [{"message": {"content": content}}], "response": response}
+    assert frames.part(frame, is_event=False, relay=False).delta == {"content": delta}
+
+
 def test_calls_in_a_second_choice_are_joined() -> None:
     function = {"function": {"name": "f", "arguments": "{}"}}
     second = {"message": {"tool_calls": [function]}}

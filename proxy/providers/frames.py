@@ -65,7 +65,10 @@ def _with_own(message: JSON, result: JSON) -> JSON:
         calls = [item for item in items if item.get("type") == "function_call"]
         reason = "length" if result.get("status") == "incomplete" else None
     own = {"content": content, "tool_calls": calls, "finish_reason": reason}
-    return own | {name: item for name, item in message.items() if item or own.get(name) is None}
+    for name, item in message.items():
+        if item or (item is not None and not own.get(name)):
+            own[name] = item
+    return own
 
 
 def _delta(added: JSON, relay: bool) -> JSON:
