@@ -50,17 +50,34 @@ STALLS = "[[stall=4]]"  # after as many words
 CUT = "[[close=middle,gap=0.01]]"
 NO_DONE = "[[no_done]]"
 OPTIONS = ("path", "key", "model", "tools", "settings", "fields", "request")
+CLASSES: dict[str, dict[int | None, str]] = {  # of errors, by status; None: in a stream
+    "node": {
+        **{400: "BadRequestError", 401: "AuthenticationError", 502: "InternalServerError"},
+        None: "APIError",
+    },
+    "vercel": {
+        **{400: "AI_APICallError", 401: "AI_APICallError", 502: "AI_RetryError"},
+        None: "object",
+    },
+    "langchain": {
+        **{400: "OpenAIInvalidRequestError", 401: "OpenAIAuthenticationError"},
+        **{502: "OpenAIAPIError", None: "APIError"},
+    },
+}
 
 
-def case(name: str, said: str = "Hi", *, reach: int = 1, marks: Any = (), **more: Any) -> Any:
-    """`client-verb-what`; `reach` requests reach the provider, `more` is seen, save OPTIONS."""
+def case(name: str, said: str = "Hi", *fails: Any, reach: int = 1, **more: Any) -> Any:
+    """`client-verb-what`; `reach` requests reach the provider, `more` is seen, save OPTIONS.
+    `fails`: the status of an error, its code, and its class where it is not the usual one."""
     client, verb, *_ = name.split("-")
     options = {"said": said, **{key: more.pop(key) for key in OPTIONS if key in more}}
-    return pytest.param(client, verb, options, reach, more, id=name, marks=marks)
-
-
-def failed(kind: str, status: int | None, code: str | None, **more: Any) -> dict[str, Any]:
-    return {"error": {"class": kind, "status": status, "code": code, **more}}
+    if fails:
+        status, code, *kind = fails
+        kind = kind or [CLASSES[client][status]]
+        more["error"] = {"class": kind[0], "status": status, "code": code}
+        if (param := more.pop("param", None)) and client != "vercel":  # it does not read it
+            more["error"]["param"] = param
+    return pytest.param(client, verb, options, reach, more, id=name)
 
 
 def after(seconds: float, spare: float = 2.0) -> dict[str, Any]:
@@ -70,82 +87,84 @@ def after(seconds: float, spare: float = 2.0) -> dict[str, Any]:
 
 ASKED_FOR = {"text": SAID, "finish": "stop", "usage": USAGE}
 CALLED = {"tools": TOOLS, "finish": "tool_calls", "calls": OSLO}
-WRONG_KEY = {"key": "wrong", "reach": 0}
-WRONG_MODEL = {"model": "unknown", "reach": 0}
+ONE_TRY, ONE_MORE = {"maxRetries": 0}, {"maxRetries": 1}
+
+
+def cases(
+    client: str,
+    ask: str,
+    calls: str,
+    *,
+    context: Any = (),
+    once: Any = ONE_MORE,
+    stays: int = 1,
+    **stream: Any,
+) -> list[Any]:
+    """What each client is asked. `ask`: its verb for a whole answer; `calls`: of a stream of calls;
+    `stream`: what it needs to count in a stream."""
+    called = CALLED if client != "vercel" else CALLED | {"finish": "tool-calls"}
+    counts = called | {"usage": [1, 2, 3]}
+    failed, ended = (None, "provider_failed"), {"finish": "error"} if client == "vercel" else {}
+    return [
+        case(f"{client}-{ask}", **ASKED_FOR),
+        case(f"{client}-{ask}-base_url", path="", text=SAID),
+        case(f"{client}-{ask}-tools", "Oslo", **counts),
+        case(f"{client}-stream", **ASKED_FOR, **stream),
+        case(f"{client}-stream-usage", COUNTS_IN_EACH_CHUNK, usage=[39, 5, 44], **stream),
+        case(
+            f"{client}-{calls}-tools", "Oslo", **(called if calls == "helper" else counts), **stream
+        ),
+        case(f"{client}-{ask}-key", "Hi", 401, "invalid_api_key", key="wrong", reach=0),
+        case(
+            f"{client}-stream-model",
+            "Hi",
+            400,
+            "model_not_allowed",
+            model="unknown",
+            reach=0,
+            param="model",
+        ),
+        case(
+            f"{client}-{ask}-context",
+            CONTEXT,
+            400,
+            "context_length_exceeded",
+            *context,
+            param="messages",
+        ),
+        case(f"{client}-{ask}-stays", PROVIDER_KEY, 502, "provider_auth_failed", reach=stays),
+        case(f"{client}-stream-passes", PASSES, 502, "provider_failed", reach=3),
+        case(
+            f"{client}-{ask}-retry_after",
+            IN_3_SECONDS,
+            *(502, "provider_rate_limited"),
+            settings=once,
+            reach=2,
+            **after(3),
+        ),
+        case(f"{client}-stream-cut", CUT, *failed, text=HALF, **ended),
+        case(f"{client}-stream-no_done", NO_DONE, *failed, text=UNENDED, **ended),
+    ]
+
+
+TIMED_OUT = (SILENT, 502, "provider_timeout")
 NODE = [
-    case("node-create", **ASKED_FOR),
-    case(
-        "node-create-request_id",
-        request={"headers": {"X-Request-Id": "mine-1"}},
-        request_id="mine-1",
-    ),
-    *(case(f"node-create-base_url[{path}]", path=path, text=SAID) for path in ("", "/", "/v1/")),
-    case("node-create-tools", "Oslo", **CALLED, usage=[1, 2, 3]),
-    case("node-stream", **ASKED_FOR),
-    case("node-stream-usage", COUNTS_IN_EACH_CHUNK, usage=[39, 5, 44]),
+    *cases("node", "create", "helper"),
+    case("node-create-id", request={"headers": {"X-Request-Id": "mine-1"}}, request_id="mine-1"),
+    *(case(f"node-create-base_url[{path}]", path=path, text=SAID) for path in ("/", "/v1/")),
     case("node-helper", text=SAID, finish="stop", deltas=SAID),
-    case("node-helper-tools", "Oslo", **CALLED),
-    case("node-create-key", **WRONG_KEY, **failed("AuthenticationError", 401, "invalid_api_key")),
-    case(
-        "node-create-model",
-        **WRONG_MODEL,
-        **failed("BadRequestError", 400, "model_not_allowed", param="model"),
-    ),
-    case(
-        "node-stream-n",
-        fields={"n": 2},
-        reach=0,
-        **failed("BadRequestError", 400, "invalid_parameter", param="n"),
-    ),
-    case(
-        "node-create-context",
-        CONTEXT,
-        **failed("BadRequestError", 400, "context_length_exceeded", param="messages"),
-    ),
-    *(
-        case(f"node-{verb}-{code}", said, **failed("InternalServerError", 502, code))
-        for verb, said, code in [
-            ("create", PROVIDER_KEY, "provider_auth_failed"),
-            ("stream", PROVIDER_KEY, "provider_auth_failed"),
-            ("create", QUOTA, "provider_quota_exhausted"),
-            ("create", PERHAPS_BILLED, "provider_failed"),
-            ("create", IN_61_SECONDS, "provider_rate_limited"),
-        ]
-    ),
-    case(
-        "node-create-passes",
-        PASSES,
-        reach=3,
-        **failed("InternalServerError", 502, "provider_failed"),
-    ),
-    case(
-        "node-create-retry_after",
-        IN_3_SECONDS,
-        settings={"maxRetries": 1},
-        reach=2,
-        **after(3),
-        **failed("InternalServerError", 502, "provider_rate_limited"),
-    ),
-    *(
-        case(f"node-{verb}-{what}", said, **seen, **failed("APIError", None, "provider_failed"))
-        for verb, what, said, seen in [
-            ("stream", "cut", CUT, {"text": HALF}),
-            ("stream", "no_done", NO_DONE, {"text": UNENDED}),
-            ("helper", "cut", CUT, {"deltas": HALF}),
-        ]
-    ),
+    case("node-helper-cut", CUT, None, "provider_failed", deltas=HALF),
+    case("node-stream-n", "Hi", 400, "invalid_parameter", fields={"n": 2}, reach=0, param="n"),
+    case("node-stream-stays", PROVIDER_KEY, 502, "provider_auth_failed"),
+    case("node-create-quota", QUOTA, 502, "provider_quota_exhausted"),
+    case("node-create-billed", PERHAPS_BILLED, 502, "provider_failed"),
+    case("node-create-long_wait", IN_61_SECONDS, 502, "provider_rate_limited"),
     # Its timeout: told to the proxy where it is the request's own, not where it is the client's.
-    case(
-        "node-create-timeout_of_the_request",
-        SILENT,
-        request={"timeout": 2000},
-        **failed("InternalServerError", 502, "provider_timeout"),
-    ),
+    case("node-create-timeout_of_the_request", *TIMED_OUT, request={"timeout": 2000}),
     case(
         "node-create-timeout_told_by_hand",
-        SILENT,
+        *TIMED_OUT,
         settings={"timeout": 2000, "defaultHeaders": {"X-Stainless-Timeout": "2"}},
-        **failed("InternalServerError", 502, "provider_timeout"),
     ),
     case(
         "node-create-timeout_of_the_client",
@@ -155,120 +174,20 @@ NODE = [
         error={"class": "APIConnectionTimeoutError"},
     ),
 ]
-
-VERCELS_CALL = {"tools": TOOLS, "finish": "tool-calls", "calls": OSLO, "usage": [1, 2, 3]}
-ONE_TRY = {"settings": {"maxRetries": 0}}
-ONE_MORE = {"settings": {"maxRetries": 1}, "reach": 2}
+# It does not read X-Should-Retry: every 502 is tried again, unless it is told not to.
+ONCE = (PROVIDER_KEY, 502, "provider_auth_failed", "AI_APICallError")
 VERCEL = [
-    case("vercel-generate", **ASKED_FOR),
-    case("vercel-generate-base_url", path="", text=SAID),
-    case("vercel-generate-tools", "Oslo", **VERCELS_CALL),
-    case("vercel-stream", **ASKED_FOR),
-    case("vercel-stream-usage", COUNTS_IN_EACH_CHUNK, usage=[39, 5, 44]),
-    case("vercel-stream-tools", "Oslo", **VERCELS_CALL),
-    case("vercel-generate-key", **WRONG_KEY, **failed("AI_APICallError", 401, "invalid_api_key")),
-    case(
-        "vercel-stream-model", **WRONG_MODEL, **failed("AI_APICallError", 400, "model_not_allowed")
-    ),
-    case(
-        "vercel-generate-context",
-        CONTEXT,
-        **failed("AI_APICallError", 400, "context_length_exceeded"),
-    ),
-    # It does not read X-Should-Retry: every 502 is tried again, unless it is told not to.
-    case(
-        "vercel-generate-stays_one_try",
-        PROVIDER_KEY,
-        **ONE_TRY,
-        **failed("AI_APICallError", 502, "provider_auth_failed"),
-    ),
-    case(
-        "vercel-generate-stays",
-        PROVIDER_KEY,
-        reach=3,
-        **failed("AI_RetryError", 502, "provider_auth_failed"),
-    ),
-    case(
-        "vercel-stream-passes", PASSES, reach=3, **failed("AI_RetryError", 502, "provider_failed")
-    ),
-    case(
-        "vercel-generate-retry_after",
-        IN_3_SECONDS,
-        **ONE_MORE,
-        **after(3),
-        **failed("AI_RetryError", 502, "provider_rate_limited"),
-    ),
-    case(
-        "vercel-stream-cut",
-        CUT,
-        text=HALF,
-        finish="error",
-        **failed("object", None, "provider_failed"),
-    ),
-    case(
-        "vercel-stream-no_done",
-        NO_DONE,
-        text=UNENDED,
-        finish="error",
-        **failed("object", None, "provider_failed"),
-    ),
+    *cases("vercel", "generate", "stream", stays=3),
+    case("vercel-generate-stays_one_try", *ONCE, settings=ONE_TRY),
 ]
-
-COUNTED = {"settings": {"stream_usage": True}}
 LANGCHAIN = [
-    case("langchain-invoke", **ASKED_FOR),
-    case("langchain-invoke-base_url", path="", text=SAID),
-    case("langchain-invoke-tools", "Oslo", **CALLED, usage=[1, 2, 3]),
-    case("langchain-stream", **COUNTED, **ASKED_FOR),
-    case("langchain-stream-usage", COUNTS_IN_EACH_CHUNK, **COUNTED, usage=[39, 5, 44]),
-    case("langchain-stream-tools", "Oslo", **COUNTED, **CALLED, usage=[1, 2, 3]),
-    case(
-        "langchain-invoke-key",
-        **WRONG_KEY,
-        **failed("OpenAIAuthenticationError", 401, "invalid_api_key"),
+    *cases(
+        *("langchain", "invoke", "stream"),
+        context=["OpenAIContextOverflowError"],
+        once={"max_retries": 1},
+        settings={"stream_usage": True},
     ),
-    case(
-        "langchain-stream-model",
-        **WRONG_MODEL,
-        **failed("OpenAIInvalidRequestError", 400, "model_not_allowed", param="model"),
-    ),
-    case(
-        "langchain-invoke-context",
-        CONTEXT,
-        **failed("OpenAIContextOverflowError", 400, "context_length_exceeded"),
-    ),
-    case(
-        "langchain-invoke-stays",
-        PROVIDER_KEY,
-        **failed("OpenAIAPIError", 502, "provider_auth_failed"),
-    ),
-    case(
-        "langchain-stream-passes",
-        PASSES,
-        reach=3,
-        **failed("OpenAIAPIError", 502, "provider_failed"),
-    ),
-    case(
-        "langchain-invoke-retry_after",
-        IN_3_SECONDS,
-        settings={"max_retries": 1},
-        reach=2,
-        **after(3),
-        **failed("OpenAIAPIError", 502, "provider_rate_limited"),
-    ),
-    case("langchain-stream-cut", CUT, text=HALF, **failed("APIError", None, "provider_failed")),
-    case(
-        "langchain-stream-no_done",
-        NO_DONE,
-        text=UNENDED,
-        **failed("APIError", None, "provider_failed"),
-    ),
-    case(
-        "langchain-invoke-timeout",
-        SILENT,
-        settings={"timeout": 2},
-        **failed("OpenAIAPIError", 502, "provider_timeout"),
-    ),
+    case("langchain-invoke-timeout", *TIMED_OUT, settings={"timeout": 2}),
 ]
 
 
