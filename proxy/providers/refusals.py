@@ -20,6 +20,7 @@ def error(
     """An error response, or an error in a response of status 200, as one of our errors.
     `now`: seconds since 1970, UTC."""
     envelope = Envelope.of(status, body)
+    # The message may be such a word. A 401 is about the key, whatever it says.
     words = envelope.words + ([as_word(envelope.prose)] if envelope.status != 401 else [])
     word = next(filter(_meaning, words), "")
     kind = _kind(envelope, word)
@@ -57,12 +58,11 @@ _BY_PROSE: list[tuple[str, list[int], re.Pattern[str]]] = [
     for rule in MEANINGS["prose"]
 ]
 _QUOTA = next(pattern for kind, _, pattern in _BY_PROSE if kind == "provider_quota_exhausted")
-# The codes of this proxy that mean the same in one behind it.
 _CALLERS = {
     *("invalid_json", "invalid_messages", "invalid_parameter", "request_too_large"),
     "provider_rejected_input",
 }
-_KEPT = {*PROVIDER_CODES, *_CALLERS, "context_length_exceeded"}
+_KEPT = PROVIDER_CODES | _CALLERS  # mean the same here, if the provider is this proxy again
 
 
 def _kind(envelope: Envelope, word: str) -> str:
