@@ -56,7 +56,7 @@ def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:
 
 
 @dataclass
-class _Reply:
+class Reply:
     """As much of upstream.Reply as the reading of answers needs."""
 
     sent: list[bytes]
@@ -73,7 +73,7 @@ def whole(
 ) -> dict[str, Any]:
     """The completion that a provider's whole answer becomes."""
     asked = chat(**fields)
-    parts = answers.parts(provider, asked, _Reply([as_bytes(body)], is_event_stream))
+    parts = answers.parts(provider, asked, Reply([as_bytes(body)], is_event_stream))
     return Answer(asked, AnswerUsage(), token_limit=provider.token_limit).completion(parts)
 
 
@@ -82,7 +82,7 @@ def streamed(
 ) -> Iterator[dict[str, Any]]:
     """The chunks that a provider's stream, or its whole answer, becomes."""
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
-    parts = answers.parts(provider, asked, _Reply([*pieces], is_event_stream))
+    parts = answers.parts(provider, asked, Reply([*pieces], is_event_stream))
     answer = Answer(asked, AnswerUsage(), token_limit=provider.token_limit)
     return as_json(asked, answer.chunks(parts))
 

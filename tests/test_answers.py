@@ -1,15 +1,13 @@
 """What the provider replied: parts of an answer, or a refusal, by what came and not by what was
 asked."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from recorded import byte_by_byte, chat
+from recorded import Reply, byte_by_byte, chat
 
 from proxy import sse
-from proxy.completion import Mark, Part
+from proxy.completion import Mark
 from proxy.errors import ProviderError
 from proxy.providers import answers
 from proxy.providers.openai_compatible import OpenAICompatible
@@ -19,28 +17,9 @@ TEXT = b'{"choices":[{"index":0,"message":{"content":"Hi"}}]}'
 EVENTS = sse.event(TEXT) + sse.event(sse.DONE)
 
 
-@dataclass
-class Reply:
-    """As much of upstream.Reply as the room needs; None breaks the body off."""
-
-    sent: tuple[bytes | None, ...]
-    status: int = 200
-    is_event_stream: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def pieces(self) -> Iterator[bytes]:
-        for piece in self.sent:
-            if piece is None:
-                raise ProviderError("provider_failed")
-            yield piece
-
-
-def parts(
-    *sent: bytes | None, status: int = 200, stream: bool = False, **headers: str
-) -> list[Part | Mark]:
+def parts(*sent: bytes, status: int = 200, stream: bool = False, **headers: str) -> list[Any]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    reply = Reply(sent, status, stream, named)
-    return list(answers.parts(PROVIDER, chat(), reply))  # type: ignore[arg-type]
+    return list(answers.parts(PROVIDER, chat(), Reply([*sent], stream, status, named)))
 
 
 def texts(*sent: bytes, **options: Any) -> list[Any]:
@@ -51,7 +30,7 @@ def texts(*sent: bytes, **options: Any) -> list[Any]:
     ]
 
 
-def error(*sent: bytes | None, **options: Any) -> ProviderError:
+def error(*sent: bytes, **options: Any) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
         parts(*sent, **options)
     return caught.value
@@ -84,8 +63,10 @@ def test_what_is_no_json_object_is_no_answer(body: bytes, stream: bool) -> None:
     assert error(sent, sse.event(b"1"), stream=stream).code == "provider_bad_answer"
 
 
-@pytest.mark.parametrize("body", [b'{"error":{"code":"invalid_api_key"}}', b"<html>", None])
-def test_the_status_of_a_refusal_is_a_fact_whatever_its_body(body: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "body", [b'{"error":{"code":"invalid_api_key"}}', b"<html>", b"x" * (answers.MAX_ANSWER + 1)]
+)
+def test_the_status_of_a_refusal_is_a_fact_whatever_its_body(body: bytes) -> None:
     assert error(body, status=401).code == "provider_auth_failed"
 
 
