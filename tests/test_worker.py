@@ -89,6 +89,7 @@ def test_a_fault_is_a_500_without_its_text(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     """In the log its type."""
+    caplog.set_level("INFO", logger="proxy")
     if where == "gunicorn's parser":
         monkeypatch.setattr(Request, "parse", Mock(side_effect=RuntimeError(SECRET)))
     (answer,) = answers(received(worker(broken), GOOD, fin=True))
