@@ -72,8 +72,7 @@ class Bodies:
     their total has a limit, and what exceeds it is refused with `Retry-After: 1`."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: bytes of one body."""
-        self._limit = limit
+        self._limit = limit  # bytes of one body
         self._bytes = 0  # of all of them
 
     @contextmanager

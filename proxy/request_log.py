@@ -6,7 +6,7 @@ No line holds a key, or any text from a client or a provider. docs/log.md descri
 import logging
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy import strict_json
@@ -59,8 +59,9 @@ class Entry:
         if isinstance(raised, ClientGone | GeneratorExit):  # a server closes what it cannot send
             self.ended = CLIENT_GONE
         elif isinstance(raised, ProxyError):
-            is_late = raised.code == "provider_timeout"
-            self.ended = TIMEOUT if is_late else REFUSED if self.status is None else CUT
+            self.ended = REFUSED if self.status is None else CUT
+            if raised.code == "provider_timeout":
+                self.ended = TIMEOUT
             self.code, self.notes = raised.code, raised.notes
             self._level = logging.INFO if isinstance(raised, CallerError) else logging.ERROR
         else:  # the server ends the request: SystemExit, GreenletExit
@@ -77,7 +78,7 @@ class Entry:
 
     def to_json(self) -> JSON:
         """The fields of the line."""
-        return asdict(self) | self.notes
+        return {field.name: getattr(self, field.name) for field in fields(self)} | self.notes
 
     def __str__(self) -> str:
         """For people: the values that explain themselves, without their names."""

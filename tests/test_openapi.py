@@ -252,6 +252,13 @@ def test_each_answer_to_a_get_is_documented(
     check(client.delete(path, headers=headers), 405, operation)
 
 
+CALL = {"name": "f", "arguments": ""}
+
+
+def by(role: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": role, **fields}]}
+
+
 SCHEMA_ACCEPTS: dict[str, tuple[bool, Any]] = {
     "the least": (True, {}),
     "null is not given": (True, dict.fromkeys(PARAMETERS - {"messages"})),
@@ -262,30 +269,21 @@ SCHEMA_ACCEPTS: dict[str, tuple[bool, Any]] = {
     "a stop that is none": (False, {"stop": [1]}),
     "tools that are none": (False, {"tools": ["f"]}),
     "no messages": (False, {"messages": []}),
-    "content is null": (False, {"messages": [{"role": "user", "content": None}]}),
-    "no content": (False, {"messages": [{"role": "user", "tool_calls": []}]}),
-    "null beside a call": (True, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}),
-    "null beside a refusal": (True, {"messages": [{"role": "assistant", "refusal": "No."}]}),
-    "null beside an older call": (
-        True,
-        {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": ""}}]},
-    ),
-    "null beside nothing": (False, {"messages": [{"role": "assistant", "refusal": None}]}),
-    "null beside an empty one": (False, {"messages": [{"role": "assistant", "audio": {}}]}),
-    "null beside another's call": (
-        False,
-        {"messages": [{"role": "user", "content": None, "tool_calls": [{}]}]},
-    ),
-    "an older call that is none": (
-        False,
-        {"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
-    ),
+    "content is null": (False, by("user", content=None)),
+    "no content": (False, by("user", tool_calls=[])),
+    "null beside a call": (True, by("assistant", tool_calls=[{}])),
+    "null beside a refusal": (True, by("assistant", refusal="No.")),
+    "null beside an older call": (True, by("assistant", function_call=CALL)),
+    "null beside nothing": (False, by("assistant", refusal=None)),
+    "null beside an empty one": (False, by("assistant", audio={})),
+    "null beside another's call": (False, by("user", content=None, tool_calls=[{}])),
+    "an older call that is none": (False, by("assistant", content="", function_call={"name": "f"})),
     "functions": (True, {"functions": [{"name": "f"}], "function_call": "auto"}),
     "a whole number as any": (True, {"max_tokens": 4096.0}),
     "a broken number": (False, {"max_tokens": 6000.5}),
-    "parts": (True, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-    "no parts": (False, {"messages": [{"role": "user", "content": []}]}),
-    "a text without text": (False, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+    "parts": (True, by("user", content=[{"type": "image_url"}])),
+    "no parts": (False, by("user", content=[])),
+    "a text without text": (False, by("user", content=[{"type": "text"}])),
 }
 
 
