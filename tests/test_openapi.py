@@ -14,7 +14,7 @@ import serving
 from flask.testing import FlaskClient
 from recorded import SAMPLES
 from serving import KEY, MODEL, Server
-from test_provider_cases import BASE_URL, ROWS, body_of, post
+from test_provider_cases import ROWS, URL, body_of, post
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -196,9 +196,9 @@ def test_each_answer_to_a_sample_is_documented(env: dict[str, str], sample: str)
 @pytest.mark.parametrize("row", ROWS)
 def test_each_answer_to_a_report_is_documented(row: str) -> None:
     """Whatever other providers sent: custom tool calls, refusals, counters, errors."""
-    case, _ = ROWS[row]
-    base_url = BASE_URL + ("/v1" if case["provider"] == "openai" else "")
-    clients = {case["provider"]: client_of(base_url, case["provider"])}
+    provider = ROWS[row][0]["provider"]
+    base_url = serving.settings(URL, provider)["LLAMA_PROVIDER_BASE_URL"]
+    clients = {provider: client_of(base_url, provider)}
     response = post(clients, ROWS[row], body_of(ROWS[row]))
     check(response, response.status_code)
 
