@@ -119,7 +119,7 @@ def test_whole_answers(body: bytes, told: dict[str, Any]) -> None:
         "text": message["content"],
         "finish": choice["finish_reason"],
         "usage": completion["usage"],
-        **({"reasoning": message["reasoning_content"]} if "reasoning" in told else {}),
+        **({"reasoning": message["reasoning_content"]} if "reasoning_content" in message else {}),
         **({"calls": [list(call) for call in calls]} if calls else {}),
     }
     assert Told.by(streamed(PROVIDER, [body], is_event_stream=False)) == Told(
@@ -154,10 +154,8 @@ def provider(code: str, retry: str = "false", after: str | None = None) -> tuple
 
 
 BAD, CUT, FAILED = provider("bad_answer"), provider("failed"), provider("failed", "true")
-QUOTA, LIMITED = (
-    provider("quota_exhausted", "false", MIDNIGHT),
-    provider("rate_limited", "true", "15"),
-)
+QUOTA = provider("quota_exhausted", "false", MIDNIGHT)
+LIMITED = provider("rate_limited", "true", "15")
 NO_ANSWERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "empty_result_success.json": (SAMPLES["empty_result_success.json"].body, BAD),
     "html_with_200.html": (SAMPLES["html_with_200.html"].body, BAD),
