@@ -33,11 +33,7 @@ IN_PARTS: dict[str, tuple[Any, str | None, str | None]] = {  # content, reasonin
     "thinking": ([typed("thinking", thinking="a")], None, "a"),
     "thinking in parts": ([typed("thinking", thinking=[TEXT]), {"text": "b"}], "b", "a"),
     "reasoning": ([typed("reasoning", text="a"), typed("reasoning", reasoning="b")], None, "ab"),
-    "its summary": (
-        [typed("reasoning", summary=[typed("summary_text", text="a")])],
-        None,
-        "a",
-    ),
+    "its summary": ([typed("reasoning", summary=[typed("summary_text", text="a")])], None, "a"),
     "a refusal": ([typed("refusal", refusal="a")], "a", None),
     "a text that is null": ([typed("text", text=None), {"text": "a"}], "a", None),
     "a number as text": ([typed("text", text=4)], "4", None),

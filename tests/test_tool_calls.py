@@ -31,7 +31,7 @@ def deltas(calls: ToolCalls, raw: Any) -> list[Any]:
     return calls.deltas(pieces(raw, relay=False))
 
 
-def piece(index: int | None = None, id: Any = None, name: Any = None, arguments: Any = None) -> Any:
+def piece(index: int | None = None, name: Any = None, arguments: Any = None, id: Any = None) -> Any:
     raw: dict[str, Any] = {"function": {"name": name, "arguments": arguments}, "id": id}
     return [raw if index is None else raw | {"index": index}]
 
@@ -39,61 +39,52 @@ def piece(index: int | None = None, id: Any = None, name: Any = None, arguments:
 A, B = '{"a":1}', '{"b":2}'
 F, G = ("f", A), ("g", B)
 Rows = dict[str, tuple[list[Any], list[tuple[str, str]]]]
-# More are in provider_cases/. Index, id, name, arguments of each piece; what they are together.
+# More are in provider_cases/. Index, name, arguments, id of each piece; what they are together.
 IN_PIECES: Rows = {
-    "all at index 0, no ids": ([(0, None, *F), (0, None, *G)], [F, G]),
-    "the same function twice, no ids": ([(0, None, *F), (0, None, *F)], [F, F]),
+    "all at index 0, no ids": ([(0, *F), (0, *G)], [F, G]),
+    "the same function twice, no ids": ([(0, *F), (0, *F)], [F, F]),
     "half a character, no ids": (
-        [(0, None, "f", '{"a":"\ud800"}'), (0, None, *F)],
+        [(0, "f", '{"a":"\ud800"}'), (0, *F)],
         [("f", '{"a":"\ud800"}'), F],
     ),
-    "no index, no ids": ([(None, None, *F), (None, None, *G)], [F, G]),
+    "no index, no ids": ([(None, *F), (None, *G)], [F, G]),
     "no index, in pieces": (
-        [(None, None, "f", A[:3]), (None, None, None, A[3:]), (None, None, "g"), (None, "", "", B)],
+        [(None, "f", A[:3]), (None, "", A[3:]), (None, "g"), (None, "", B)],
         [F, G],
     ),
-    "an index in the first piece only": ([(0, "c", "f"), (None, None, None, A)], [F]),
-    "two in turns": (
-        [(0, "c", "f"), (1, "d", "g"), (1, None, None, B), (0, None, None, A)],
-        [F, G],
-    ),
-    "a new id with each piece": ([(0, "c", "f"), (0, "d", None, A)], [F]),
-    "id and name in each piece": ([(0, "c", "f", A[:3]), (0, "c", "f", A[3:])], [F]),
-    "the name in each piece, no id": ([(0, None, "f", A[:3]), (0, None, "f", A[3:])], [F]),
+    "an index in the first piece only": ([(0, "f", None, "c"), (None, "", A)], [F]),
+    "two in turns": ([(0, "f", None, "c"), (1, "g", None, "d"), (1, "", B), (0, "", A)], [F, G]),
+    "a new id with each piece": ([(0, "f", None, "c"), (0, "", A, "d")], [F]),
+    "id and name in each piece": ([(0, "f", A[:3], "c"), (0, "f", A[3:], "c")], [F]),
+    "the name in each piece, no id": ([(0, "f", A[:3]), (0, "f", A[3:])], [F]),
     "a name that grows": (
-        [(0, "c", "get_"), (0, "c", "get_weather"), (0, None, None, A)],
+        [(0, "get_", None, "c"), (0, "get_weather", None, "c"), (0, "", A)],
         [("get_weather", A)],
     ),
-    "the id with a second name": ([(0, None, "f"), (0, "c", "f", A)], [F]),
-    "the id before the name": ([(0, "c"), (0, None, *F)], [F]),
-    "the arguments before the name": ([(0, "c", None, A), (0, None, "f")], [F]),
-    "no arguments": ([(0, "c", "f")], [("f", "{}")]),
-    "blank arguments": ([(0, "c", "f", " ")], [("f", "{}")]),
-    "blanks before the arguments": ([(0, "c", "f", " "), (0, None, None, A)], [F]),
+    "the id with a second name": ([(0, "f"), (0, "f", A, "c")], [F]),
+    "the id before the name": ([(0, None, None, "c"), (0, *F)], [F]),
+    "the arguments before the name": ([(0, "", A, "c"), (0, "f")], [F]),
+    "no arguments": ([(0, "f", None, "c")], [("f", "{}")]),
+    "blank arguments": ([(0, "f", " ", "c")], [("f", "{}")]),
+    "blanks before the arguments": ([(0, "f", " ", "c"), (0, "", A)], [F]),
     "a blank among the arguments": (
-        [(0, "c", "f", '{"a":"b'), (0, None, None, " "), (0, None, None, 'c"}')],
+        [(0, "f", '{"a":"b', "c"), (0, "", " "), (0, "", 'c"}')],
         [("f", '{"a":"b c"}')],
     ),
-    "an empty list of arguments": ([(0, "c", "f", [])], [("f", "{}")]),
-    "an empty list with blanks": ([(0, "c", "f", " [ ]\n")], [("f", "{}")]),
-    "an object of arguments": ([(0, "c", "f", {"a": 1})], [F]),
-    "nulls at both ends": ([(0,), (0, "c", *F), (0,)], [F]),
-    "an unfinished call before the next": (
-        [(0, None, "f", '{"a":'), (0, None, *G)],
-        [("f", '{"a":'), G],
-    ),
-    "broken arguments": ([(0, None, "f", "a}"), (0, None, "f", "b")], [("f", "a}b")]),
-    "a call without a name before another": ([(0, "c", None, "{}"), (1, "d", *G)], [G]),
-    "a name that comes after another call": (
-        [(0, "c", None, A), (1, "d", *G), (0, None, "f")],
-        [G, F],
-    ),
-    "arguments without a name": ([(0, "c", None, "{}")], []),
+    "an empty list of arguments": ([(0, "f", [], "c")], [("f", "{}")]),
+    "an empty list with blanks": ([(0, "f", " [ ]\n", "c")], [("f", "{}")]),
+    "an object of arguments": ([(0, "f", {"a": 1}, "c")], [F]),
+    "nulls at both ends": ([(0,), (0, *F, "c"), (0,)], [F]),
+    "an unfinished call before the next": ([(0, "f", '{"a":'), (0, *G)], [("f", '{"a":'), G]),
+    "broken arguments": ([(0, "f", "a}"), (0, "f", "b")], [("f", "a}b")]),
+    "a call without a name before another": ([(0, "", "{}", "c"), (1, *G, "d")], [G]),
+    "a name that comes after another call": ([(0, "", A, "c"), (1, *G, "d"), (0, "f")], [G, F]),
+    "arguments without a name": ([(0, "", "{}", "c")], []),
 }
 FLAT = {"name": "f", "arguments": {"a": 1}}
 RAW: Rows = {  # the `tool_calls` of each delta
-    "nothing but an index": ([[{"index": 0}], piece(0, "c", *F), [{"index": 0}]], [F]),
-    "two in one delta": ([[*piece(0, "c", *F), *piece(1, "d", *G)]], [F, G]),
+    "nothing but an index": ([[{"index": 0}], piece(0, *F, "c"), [{"index": 0}]], [F]),
+    "two in one delta": ([[*piece(0, *F, "c"), *piece(1, *G, "d")]], [F, G]),
     "flat": ([[FLAT]], [F]),
     "of OpenAI's Responses": ([[FLAT | {"type": "function_call", "call_id": "c"}]], [F]),
     "an index that is no number": ([[{"index": True, "function": FLAT}]], [F]),
@@ -116,20 +107,20 @@ def test_calls(deltas: list[Any], calls: list[tuple[str, str]]) -> None:
 def test_a_call_is_named_once_and_its_name_waits_for_the_arguments() -> None:
     calls = ToolCalls("chatcmpl-1")
     assert not calls
-    assert deltas(calls, piece(0, "c", "f")) == deltas(calls, piece(0, "d")) == []
+    assert deltas(calls, piece(0, "f", None, "c")) == deltas(calls, piece(0, None, None, "d")) == []
     assert calls
     first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    assert deltas(calls, piece(0, "c", "f", "{")) == [first]
+    assert deltas(calls, piece(0, "f", "{", "c")) == [first]
     second = {"index": 0, "function": {"arguments": "}"}}
-    assert deltas(calls, piece(0, "d", "", "}")) == [second]
+    assert deltas(calls, piece(0, "", "}", "d")) == [second]
     assert deltas(calls, piece(0)) == []
     assert calls.end() == []
 
 
 def test_a_call_that_waits_is_sent_before_the_next() -> None:
     calls = ToolCalls("chatcmpl-1")
-    deltas(calls, piece(0, None, "f"))
-    (sent,) = deltas(calls, piece(1, None, "g"))
+    deltas(calls, piece(0, "f"))
+    (sent,) = deltas(calls, piece(1, "g"))
     assert (sent["function"]["name"], sent["id"]) == ("f", "call_1_0")
     assert [one["index"] for one in calls.end()] == [1, 0, 1]
 
@@ -161,8 +152,8 @@ def custom(index: int, id: Any, text: str) -> Any:
         ([custom(0, "c", "a"), [{"index": 0, "custom": {"input": "b"}}]], ["ab"]),
         ([custom(0, "c", "a"), custom(0, "d", "b")], ["a", "b"]),
         ([custom(3, "c", "a"), custom(3, "c", "b")], ["ab"]),
-        ([custom(0, "c", "a"), piece(0, "d", *F)], ["a", None]),
-        ([piece(0, "d", *F), custom(0, "c", "a")], [None, "a"]),
+        ([custom(0, "c", "a"), piece(0, *F, "d")], ["a", None]),
+        ([piece(0, *F, "d"), custom(0, "c", "a")], [None, "a"]),
     ],
     ids=["pieces", "two at one index", "the type in each piece", "then a function", "after one"],
 )
@@ -173,7 +164,7 @@ def test_calls_of_other_types_are_relayed(deltas: list[Any], inputs: list[str | 
 
 def test_in_a_message_each_is_a_call() -> None:
     """Even if all have the same index and id."""
-    raw = [*piece(0, "c", *F), *piece(0, "c", *F)]
+    raw = [*piece(0, *F, "c"), *piece(0, *F, "c")]
     got = ToolCalls("x").deltas(pieces(raw, relay=False), is_message=True)
     assert [call["index"] for call in got] == [0, 1]
 
@@ -181,9 +172,9 @@ def test_in_a_message_each_is_a_call() -> None:
 def test_the_number_of_calls_is_bounded() -> None:
     """Each costs more than its bytes."""
     assert len(calls_of([{"name": "f"}] * MAX_CALLS)) == 1
-    assert len(calls_of(*[piece(n, f"c{n}", *F) for n in range(MAX_CALLS)])) == MAX_CALLS
+    assert len(calls_of(*[piece(n, *F, f"c{n}") for n in range(MAX_CALLS)])) == MAX_CALLS
     with pytest.raises(ProviderError) as caught:
-        calls_of(*[piece(n, f"c{n}", *F) for n in range(MAX_CALLS + 1)])
+        calls_of(*[piece(n, *F, f"c{n}") for n in range(MAX_CALLS + 1)])
     assert caught.value.code == "provider_bad_answer"
     with pytest.raises(ProviderError):
         pieces([{}] * (MAX_CALLS + 1), relay=False)
@@ -194,6 +185,6 @@ def test_many_pieces_take_time_by_their_number() -> None:
     calls = ToolCalls("chatcmpl-1")
     began = time.process_time()
     for _ in range(20_000):
-        (delta,) = deltas(calls, piece(0, None, "f", "a" * 400 + "}"))
+        (delta,) = deltas(calls, piece(0, "f", "a" * 400 + "}"))
         assert delta["index"] == 0
     assert time.process_time() - began < 20
