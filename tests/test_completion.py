@@ -82,11 +82,6 @@ def test_content_is_null_only_beside_something_else() -> None:
         assert answer(given)["choices"][0]["message"]["content"] == content
 
 
-def test_an_id_is_made_up_where_a_call_has_none() -> None:
-    message = answer(part(calls=[F, function("g")]))["choices"][0]["message"]
-    assert [call["id"] for call in message["tool_calls"]] == ["call_1_0", "call_1_1"]
-
-
 @pytest.mark.parametrize(
     "given", [part(), part(usage=used(1, 1)), part("tool_calls"), part("function_call")]
 )

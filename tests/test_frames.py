@@ -78,12 +78,9 @@ def test_finish_reasons_that_are_none(value: Any) -> None:
     assert whole({"content": "a"}, finish_reason=value).finish_reason is None
 
 
-def test_in_an_event_the_delta_counts() -> None:
-    choice = {"delta": {"content": "b"}, "message": {"content": "ab"}}
-    frame = {"choices": [choice], "response": "b"}
-    assert frames.part(frame, is_event=True, relay=False).delta == {"content": "b"}
-    assert frames.part(frame, is_event=False, relay=False).delta == {"content": "ab"}
-    part = frames.part({"choices": [{**choice, "delta": {}}]}, is_event=True, relay=False)
+def test_a_message_beside_an_empty_delta() -> None:
+    """More of what counts in an event: provider_cases/perplexity_*."""
+    part = event({}, message={"content": "ab"})
     assert (part.delta, part.is_message) == ({"content": "ab"}, True)
 
 
