@@ -210,10 +210,8 @@ SCHEMAS: dict[str, Any] = {
     "enum of numbers": {"enum": [0, None]},
     "falsy const": object_of("a", a={"const": 0}),
     "integer limits": {"type": "integer", "minimum": 7, "maximum": 9, "multipleOf": 4},
-    "integer exclusive": {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 3},
     "negative": {"type": "integer", "maximum": -5},
     "number exclusive": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.1},
-    "number above": {"type": "number", "exclusiveMinimum": 5},
     "number steps": {"type": "number", "minimum": 3.1, "multipleOf": 0.5},
     "short": {"type": "string", "maxLength": 3},
     "long": {"type": "string", "minLength": 40},
@@ -222,7 +220,6 @@ SCHEMAS: dict[str, Any] = {
         **object_of("kind", kind={"type": "string"}),
         "anyOf": [{"properties": {"kind": {"const": "a"}, "n": {"type": "integer"}}}],
     },
-    "one of": {"oneOf": [{"type": "integer"}, {"type": "string"}]},
     "an option that nothing fits": {"anyOf": [False, {"type": "boolean"}]},
     "all of": {
         "allOf": [
@@ -248,7 +245,6 @@ SCHEMAS: dict[str, Any] = {
     "reference by place": object_of(
         "a", "b", a={"anyOf": [{"type": "integer"}]}, b={"$ref": "#/properties/a/anyOf/0"}
     ),
-    "reference at the top": {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object"}}},
     "tree": {
         **NODE,
         "$defs": {
@@ -266,10 +262,6 @@ SCHEMAS: dict[str, Any] = {
     },
     "holds the root": object_of("next", next={"anyOf": [{"$ref": "#"}, {"type": "null"}]}),
     "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2},
-    "map with names": {
-        **{"type": "object", "required": ["x"]},
-        "additionalProperties": list_of({"type": "number"}),
-    },
     "unique strings": list_of({"maxLength": 2}, minItems=4, uniqueItems=True),
     "unique words": list_of({"enum": ["a", "b", "c"]}, minItems=3, uniqueItems=True),
     "unique, of each kind": object_of(
@@ -324,6 +316,7 @@ def test_json_schema_may_be_bare(emulator: Emulator) -> None:
         list_of({"const": 1}, minItems=2, uniqueItems=True),
         {"$ref": "#/$defs/Nowhere"},
         {"type": "colour"},
+        {"anyOf": [False]},
         {"type": "string", "pattern": "("},
     ],
 )
