@@ -95,8 +95,7 @@ def readyz() -> tuple[Response, int]:
 
 
 for path in PATHS:  # strict slashes would redirect a URL without a path, with a body in HTML
-    strict = path != "/"
-    blueprint.add_url_rule(path, None, chat_completions, methods=["POST"], strict_slashes=strict)
+    blueprint.post(path, strict_slashes=path != "/")(chat_completions)
 
 _HINTS = {  # by the path of another API that SDKs use by default: what to set there
     "/responses": (
@@ -135,9 +134,9 @@ def finish(response: Response) -> Response:
     response.response = responses.counted(response.iter_encoded(), entry)
 
     def ended() -> None:
+        entry.write()
         if entry.provider and entry.ended != CLIENT_GONE:
             proxy.last_call = entry
-        entry.write()
 
     response.call_on_close(ended)
     return response

@@ -135,10 +135,11 @@ def test_what_is_not_found_is_logged_without_secrets(
 
 
 def test_a_proxy_without_settings_logs_requests_too(capsys: pytest.CaptureFixture[str]) -> None:
-    environ = {"HTTP_X_FORWARDED_FOR": "192.0.2.7"}
+    environ = {"HTTP_X_FORWARDED_FOR": "192.0.2.7", "HTTP_X_STAINLESS_RETRY_COUNT": "\xb2"}
     create_app({}).test_client().get("/v1/x", environ_overrides=environ, buffered=True)
     line = request_lines(capsys)[-1]
-    assert (line["status"], line["path"], line["client"]) == (404, "/v1/x", "192.0.2.7")
+    found = (line["status"], line["path"], line["client"], line["retry"])
+    assert found == (404, "/v1/x", "192.0.2.7", None)
 
 
 def ask_for_a_stream(env: dict[str, str]) -> AbstractContextManager[TestResponse]:
