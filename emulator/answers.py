@@ -34,12 +34,9 @@ class Reply:
     @property
     def usage(self) -> Json:
         """The number of words in the prompt, in the answer, and in both."""
-        spoken = len(self.words)
-        total = self.prompt_tokens + spoken
-        counts = (self.prompt_tokens, spoken, total)
-        return dict(
-            zip(("prompt_tokens", "completion_tokens", "total_tokens"), counts, strict=True)
-        )
+        asked, spoken = self.prompt_tokens, len(self.words)
+        names = ("prompt_tokens", "completion_tokens", "total_tokens")
+        return dict(zip(names, (asked, spoken, asked + spoken), strict=True))
 
 
 @dataclass(frozen=True)
@@ -127,19 +124,13 @@ _PADDING = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 # Status -> code -> Workers AI's message; the first code of a status is its usual one.
 _MESSAGES = {
-    400: {
-        5006: "Bad input",
-        5007: "No such model",
-    },
+    400: {5006: "Bad input", 5007: "No such model"},
     401: {10000: "Authentication error"},
     403: {5035: "This model is not available on the Workers Free plan", 5024: "JSON not met"},
     408: {3046: "Request timeout"},
     410: {5028: "Model has been deprecated"},
     413: {5021: "This model's context window limit was exceeded"},
-    429: {
-        3040: "Capacity temporarily exceeded, please try again.",
-        4006: "Daily allocation used up",
-    },
+    429: {3040: "Capacity temporarily exceeded, please try again.", 4006: "Allocation used up"},
     503: {3050: "Max retries exhausted"},
 }
 

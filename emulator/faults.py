@@ -97,6 +97,14 @@ def json_answer(status: int, payload: Json, headers: dict[str, str]) -> Answer:
     return Answer(status, "application/json", headers, [_dump(payload)])
 
 
+def error_answer(
+    dialect: Dialect, status: int, code: int | None, message: str, ident: str
+) -> Answer:
+    """An error response in the provider's form; no code and no message: the usual ones."""
+    payload = dialect.error(status, code, message, ident)
+    return json_answer(status, payload, dialect.headers(ident))
+
+
 def _plain(asked: Asked) -> Answer:
     reply = reply_to(asked.body, asked.prompt, asked.faults.words)
     completion = asked.complete(reply)
@@ -118,8 +126,7 @@ def _redirect(asked: Asked) -> Answer:
 
 def _error(asked: Asked) -> Answer:
     status = asked.faults.status or 0
-    payload = asked.dialect.error(status, asked.faults.code, "", asked.ident)
-    return json_answer(status, payload, asked.dialect.headers(asked.ident))
+    return error_answer(asked.dialect, status, asked.faults.code, "", asked.ident)
 
 
 @cache

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from emulator.answers import OPENAI, WORKERS_AI, Dialect, Json, envelope, message_text
 from emulator.directives import Faults, WrongDirectiveError, read
-from emulator.faults import Answer, Asked, End, Step, answer, json_answer, script
+from emulator.faults import Answer, Asked, End, Step, answer, error_answer, json_answer, script
 
 _ROUTES: dict[str, Dialect] = {
     r"/client/v4/accounts/[^/]+/ai/run/.+": WORKERS_AI,
@@ -170,15 +170,11 @@ def _steps(emulator: Emulator, received: Received) -> Iterator[Step]:
         content = answer(asked)
         received.usage = content.usage
         return script(content, asked.faults, emulator.gap)
-    except (
-        AttributeError,
-        LookupError,
-        TypeError,
-    ) as error:  # malformed in a way that no provider accepts
-        payload = asked.dialect.error(400, None, f"Bad input: {error!r}", asked.ident)
+    except (AttributeError, LookupError, TypeError) as error:  # no provider accepts such a body
+        refusal = error_answer(asked.dialect, 400, None, f"Bad input: {error!r}", asked.ident)
     except WrongDirectiveError as error:
-        payload = {"error": {"message": str(error)}}
-    return script(json_answer(400, payload, asked.dialect.headers(asked.ident)), Faults())
+        refusal = json_answer(400, {"error": {"message": str(error)}}, {})
+    return script(refusal, Faults())
 
 
 def _understand(emulator: Emulator, received: Received, path: str) -> Asked | Answer:
@@ -195,13 +191,11 @@ def _understand(emulator: Emulator, received: Received, path: str) -> Asked | An
     body = _body(received)
     if body is None:
         message = "Bad input: Error: required properties at '/' are 'messages'"
-        payload = dialect.error(400, None, message, ident)
-        return json_answer(400, payload, dialect.headers(ident))
+        return error_answer(dialect, 400, None, message, ident)
     model = body.get("model") or path.partition("/run/")[2]
     if model in emulator.refused:
         status, code = emulator.refused[model]
-        payload = dialect.error(status, code, "", ident)
-        return json_answer(status, payload, dialect.headers(ident))
+        return error_answer(dialect, status, code, "", ident)
     try:
         faults, prompt = read(message_text(body["messages"][-1]))
     except WrongDirectiveError as error:
