@@ -50,9 +50,7 @@ class _Request(Request):  # type: ignore[misc]
             for name, value in self.headers:
                 if name == "TRANSFER-ENCODING" and value.lower() != "chunked":
                     raise errors.UnsupportedTransferCoding(value)
-        except (StopIteration, OSError):  # the client closed the connection
-            raise
-        except Exception as error:
+        except Exception as error:  # handle_request raises it
             self.refusal, self.version, self.body = error, (1, 1), Body(EOFReader(unreader))
             self.force_close()
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -36,6 +37,13 @@ def careless(environ: dict[str, Any], start_response: Callable[..., object]) -> 
     return [b"{}"]
 
 
+def forgiving(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+    """A body that cannot be read is no failure to it."""
+    with suppress(Exception):
+        environ["wsgi.input"].read()
+    return careless(environ, start_response)
+
+
 def broken(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
     raise RuntimeError(SECRET)
 
@@ -49,12 +57,15 @@ def worker(application: Callable[..., object] = echo) -> Worker:
     return made
 
 
-def received(serving: Worker, sent: bytes, *, fin: bool = False) -> bytes:
+def received(serving: Worker, sent: bytes, later: bytes = b"", *, fin: bool = False) -> bytes:
     """What comes back on a connection until the worker closes it."""
     ours, theirs = gevent.socket.socketpair()
     listener = Mock(getsockname=lambda: ("127.0.0.1", 8000))
     handling = gevent.spawn(serving.handle, listener, ours, ("127.0.0.1", 1))
     theirs.sendall(sent)
+    gevent.sleep(0.05 * bool(later))
+    with suppress(OSError):
+        theirs.sendall(later)
     if fin:
         theirs.shutdown(socket.SHUT_WR)
     handling.get(timeout=DEADLINE)
@@ -82,6 +93,12 @@ def test_the_requests_of_a_connection(
 ) -> None:
     found = answers(received(worker(application), sent, fin=True))
     assert [answer.status for answer in found] == statuses
+
+
+def test_what_comes_after_a_broken_body_is_no_request() -> None:
+    """Also where the application has answered it."""
+    found = answers(received(worker(forgiving), BAD_CHUNK + b"\r\n", GOOD))
+    assert [answer.status for answer in found] == [200]
 
 
 @pytest.mark.parametrize("where", ["the application", "gunicorn's parser"])
