@@ -480,14 +480,6 @@ def test_framing(emulator: Emulator, framing: str, header: str) -> None:
     assert emulator.requests[0].done.wait(2)
 
 
-@pytest.mark.parametrize("directive", ["wait=0.1", "first=0.1", "gap=0.01", "drip_headers=0.001"])
-def test_slowness(emulator: Emulator, directive: str) -> None:
-    started = time.monotonic()
-    answer = post(emulator, NATIVE, asking(f"Hello [[{directive}]]", stream=True))
-    assert time.monotonic() - started >= 0.09
-    assert events(answer.content)
-
-
 @pytest.mark.parametrize(
     ("directive", "stream", "seen"),
     [

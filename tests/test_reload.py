@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -140,13 +139,7 @@ def test_a_start_that_is_ended_ends_at_once(
 ) -> None:
     """At any moment, without a word of memory or a traceback; Ctrl-C goes to all processes."""
     env = serving.settings(emulator.url, PORT=str(serving.free_port()), WEB_CONCURRENCY="2")
-    env |= serving.system_environment()
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "app:app"],
-            **{"cwd": serving.ROOT, "env": env, "stdout": log, "stderr": log},
-            start_new_session=True,
-        )
+    process = serving.popen([sys.executable, "-m", "gunicorn", "app:app"], env, tmp_path / "log")
     wait_until(lambda: "Booting" in (tmp_path / "log").read_text())
     time.sleep(seconds)
     (os.killpg if ending == signal.SIGINT else os.kill)(process.pid, ending)
