@@ -52,7 +52,6 @@ class _Request(Request):  # type: ignore[misc]
                     raise errors.UnsupportedTransferCoding(value)
         except Exception as error:  # handle_request raises it
             self.refusal, self.version, self.body = error, (1, 1), Body(EOFReader(unreader))
-            self.force_close()
 
     def should_close(self) -> bool:
         """gunicorn's own knows no lists, such as `Connection: upgrade, close`."""
@@ -141,6 +140,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         entry.status = answer.status_code = status
         answer.headers |= {"X-Request-Id": entry.request_id, "X-Should-Retry": "false"}
         response = Response(req, client, self.cfg)
+        response.force_close()
         try:
             for piece in answer({"REQUEST_METHOD": req.method}, response.start_response):
                 response.write(piece)

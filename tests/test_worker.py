@@ -111,6 +111,7 @@ def test_a_fault_is_a_500_without_its_text(
         monkeypatch.setattr(Request, "parse", Mock(side_effect=RuntimeError(SECRET)))
     (answer,) = answers(received(worker(broken), GOOD, fin=True))
     assert (answer.status, answer.headers["X-Should-Retry"]) == (500, "false")
+    assert answer.headers["Connection"] == "close"
     error = json.loads(answer.body)["error"]
     assert (error["type"], error["code"]) == ("proxy_error", "internal_error")
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-Id"])
