@@ -97,14 +97,11 @@ def test_upgrade_is_ignored(proxy: Server, path: str) -> None:
         ("HTTP/1.1", "keep-alive", True),
         ("HTTP/1.1", "closed, not-close", True),
         ("HTTP/1.1", "close", False),
-        ("HTTP/1.1", "Close", False),
-        ("HTTP/1.1", "a, close", False),
         ("HTTP/1.1", "keep-alive,CLOSE ,x", False),
         ("HTTP/1.1", "a\r\nConnection: close", False),
         ("HTTP/1.2", None, True),
         ("HTTP/1.9", "close", False),
         ("HTTP/1.0", None, False),
-        ("HTTP/1.0", "keep-alive", True),
         ("HTTP/1.0", "x, Keep-Alive", True),
         ("HTTP/1.0", "keep-alive, close", False),
     ],
@@ -128,13 +125,11 @@ def test_a_later_http_1_is_answered_as_1_1(proxy: Server, fields: list[str]) -> 
 @pytest.mark.parametrize(
     ("line", "fields"),
     [
-        ("HEAD / HTTP/1.1", ["no colon"]),
         ("HEAD / HTTP/1.1", ["Transfer-Encoding: gzip, chunked"]),
         ("HEAD / HTTP/1.1", ["X: " + "x" * 9000]),
         ("HEAD / HTTP/9.9", []),
         ("\r\nHEAD / HTTP/1.1", ["Expect: nothing"]),
         ("HEAD / HTTP/1.1", []),  # 405
-        ("HEAD /nothing HTTP/1.1", []),
     ],
 )
 def test_no_refusal_of_head_has_a_body(proxy: Server, line: str, fields: list[str]) -> None:
@@ -148,17 +143,13 @@ def test_no_refusal_of_head_has_a_body(proxy: Server, line: str, fields: list[st
 @pytest.mark.parametrize(
     ("codings", "status"),
     [
-        (["chunked"], 200),
         (["Chunked"], 200),
         (["identity, chunked"], 501),
-        (["gzip, chunked"], 501),
         (["gzip,CHUNKED"], 501),
         (["identity", "chunked"], 501),
-        (["xchunked"], 501),
         (["chunked, chunked"], 400),
         (["chunked, gzip"], 400),
         (["gzip"], 400),
-        (["identity"], 400),
     ],
     ids=str,
 )
