@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from proxy import __version__
 from proxy.connections import Adapter
-from proxy.errors import ClientGone, ProviderError, ProxyError
+from proxy.errors import ProviderError, ProxyError
 from proxy.providers import UpstreamRequest
 from proxy.watchdog import Call
 
@@ -41,7 +41,7 @@ class Reply:
         return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes. Raises ProxyError, ClientGone."""
+        """The body as it comes. Raises ProxyError."""
         try:  # only read1 never waits for more than there is
             while piece := self._response.raw.read1(_READ_SIZE, decode_content=True):
                 self._call.await_client()
@@ -54,7 +54,7 @@ class Reply:
         """Keep the connection if the response is at its end or about to be, else close it."""
         if self._call.is_watched and not (self._response.raw.closed or self._call.ended):
             self._call.await_provider(_LINGER)
-            with suppress(ProxyError, ClientGone):
+            with suppress(ProxyError):
                 next(self.pieces(), None)
         self._response.close()
 
@@ -67,7 +67,7 @@ class Upstream:
         self._adapter = Adapter(ca_bundle)
 
     def open(self, request: UpstreamRequest, call: Call) -> Reply:
-        """POST, and wait for the status line. Raises ProxyError, ClientGone."""
+        """POST, and wait for the status line. Raises ProxyError."""
         prepared = requests.PreparedRequest()  # its fields are ready, and prepare() is slow
         prepared.method, prepared.url, prepared.body = "POST", request.url, request.body
         prepared.headers = CaseInsensitiveDict(_HEADERS | request.headers)
