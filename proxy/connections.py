@@ -49,7 +49,7 @@ class _Connection:
         if self.sock is None:  # not while it sends: a second try would forget what it has begun
             self.connect()
         self.repeats_until = time.monotonic() + _STALE if self.is_kept else 0.0
-        self.is_kept, self.timeout = False, _SEND_TIMEOUT
+        self.timeout = _SEND_TIMEOUT
         self._repeat: Any = partial(self.request, *args, **options)
         super().request(*args, **options)  # type: ignore[misc]
 

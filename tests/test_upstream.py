@@ -4,6 +4,7 @@ import gc
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -96,13 +97,15 @@ def failure(request: UpstreamRequest, way: Way | None = None) -> tuple[str, str]
 
 def test_the_request_is_sent_as_the_provider_made_it() -> None:
     """The headers are ours and no others, the body is sent byte for byte."""
-    with answering(OK.replace(b"200 OK", b"201 Created\r\nX-From: it")) as provider:
+    head = b"201 Created\r\nX-From: it\r\nContent-Type: Text/Event-Stream; charset=utf-8"
+    with answering(OK.replace(b"200 OK", head)) as provider:
         with Way().opened(post(f"{provider.url}/run/@cf/meta/model-8b")) as reply:
             assert (reply.status, reply.headers["x-from"]) == (201, "it")
+            assert reply.is_event_stream
             assert b"".join(reply.pieces()) == b"{}"
         (request,) = provider.requests
-    head, _, body = request.partition(b"\r\n\r\n")
-    first, *headers = head.decode().split("\r\n")
+    sent, _, body = request.partition(b"\r\n\r\n")
+    first, *headers = sent.decode().split("\r\n")
     assert (first, body) == ("POST /run/@cf/meta/model-8b HTTP/1.1", BODY)
     assert sorted(headers) == [
         "Accept-Encoding: identity",
@@ -253,6 +256,7 @@ def test_a_connection_that_cannot_be_made(
     assert connections.CONNECT_TIMEOUT == 3
     monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.2)
     with full_listener() as full, Provider(serving.read_to_end) as silent:
+        started = time.monotonic()
         for url in (
             "http://no-such-host.invalid/x",
             f"http://{HOST}:{full}/x",
@@ -260,6 +264,8 @@ def test_a_connection_that_cannot_be_made(
             emulator.url.replace("http:", "https:"),
         ):
             assert failure(post(url)) == UNREACHABLE
+        assert time.monotonic() - started < DEADLINE
+        assert len(silent.connections) == 1  # what takes too long is not tried again
     assert emulator.requests == []
 
 
@@ -338,6 +344,12 @@ def test_each_piece_is_given_before_the_next_is_sent(header: str) -> None:
             assert next(pieces) == expected
             seen.release()
         assert list(pieces) == []
+
+
+def test_chunks_that_have_come_together_are_one_piece() -> None:
+    sent = CHUNKED.replace(b"0\r\n\r\n", chunk(b"two")) % (3, b"one") + b"0\r\n\r\n"
+    with answering(sent) as provider, Way().opened(post(provider.url)) as reply:
+        assert list(reply.pieces()) == [b"onetwo"]
 
 
 # --- kept connections -------------------------------------------------------------------------
@@ -420,14 +432,14 @@ def test_what_the_provider_closed_while_it_was_idle_does_not_pile_up() -> None:
 
 # --- one answer to each request ---------------------------------------------------------------
 
-# What a provider sends before its answer to the request with this text, and after it.
+# What a provider sends before its answer, after it, and after the next request that comes there.
 STRAYS = {
-    "nothing": (b"", b""),
-    "an interim answer": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b""),
-    "many interim answers": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 OK\r\n\r\n" * 3, b""),
-    "a second answer": (b"", WHOLE % (9, b"not yours")),
-    "bytes over the length": (b"", b"not yours"),
-    "half a second answer": (b"", b"HTTP/1.1 200 OK\r\nCont"),
+    "nothing": (b"", b"", b""),
+    "an interim answer": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"", b""),
+    "many interim answers": (b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 102 OK\r\n\r\n" * 3, b"", b""),
+    "a second answer": (b"", WHOLE % (9, b"not yours"), b""),
+    "bytes over the length": (b"", b"not yours", b""),
+    "half a second answer": (b"", b"HTTP/1.1 200 OK\r\nCont", b"ent-Length: 9\r\n\r\nnot yours"),
 }
 
 
@@ -438,12 +450,15 @@ def test_each_caller_gets_the_answer_to_its_own_request(
     stray: str, form: bytes, scheme: str, authority: Authority
 ) -> None:
     """One after the other and side by side: what a provider sends over is nobody's."""
-    before, after = STRAYS[stray]
+    before, after, late = STRAYS[stray]
 
     def talk(connection: socket.socket) -> None:
+        is_next = False
         while request := received(connection):
             text = request.partition(b"\r\n\r\n")[2]
-            connection.sendall(before + form % (len(text), text) + after)
+            answer = before + form % (len(text), text) + after
+            connection.sendall(late * is_next + answer)
+            is_next = True
 
     def ask(number: int) -> bool:
         text = b"for %d" % number
@@ -483,7 +498,7 @@ def test_after_a_change_of_protocol_the_connection_is_not_kept() -> None:
         way = Way()
         for _ in range(2):
             with way.opened(post(provider.url)) as reply:
-                assert reply.status == 101
+                assert (reply.status, list(reply.pieces())) == (101, [])
         assert len(provider.connections) == 2
 
 
@@ -491,19 +506,23 @@ def test_after_a_change_of_protocol_the_connection_is_not_kept() -> None:
 
 
 class Dying(Provider):
-    """A provider whose first connection dies at its second request, and maybe the next one."""
+    """A provider whose first connection dies at its second request, and whose second may.
 
-    def __init__(self, *, second_dies: bool = False, late: float = 0.0, part: bytes = b"") -> None:
+    `late` and `then`: the seconds that they take to it; `part`: what they send before.
+    """
+
+    def __init__(self, *, late: float = 0.0, then: float | None = None, part: bytes = b"") -> None:
         super().__init__(self._die)
-        self.second_dies, self.late, self.part = second_dies, late, part
+        self.late, self.then, self.part = late, then, part
         self.seen: list[int] = []  # the number of the connection of each request
 
     def _die(self, connection: socket.socket) -> None:
         number = len(self.connections) - 1
         while self.received(connection):
             self.seen.append(number)
-            if len(self.seen) == 2 or (number and self.second_dies):
-                threading.Event().wait(self.late)
+            seconds = self.then if number else self.late if len(self.seen) == 2 else None
+            if seconds is not None:
+                threading.Event().wait(seconds)
                 connection.sendall(self.part)
                 return
             connection.sendall(OK)
@@ -511,7 +530,8 @@ class Dying(Provider):
 
 DEATHS = {
     "at once": (Dying(), "", [0, 0, 1]),
-    "at once, and the fresh one too": (Dying(second_dies=True), FAILED, [0, 0, 1]),
+    "at once, and the fresh one too": (Dying(then=0), FAILED, [0, 0, 1]),
+    "at once, and the fresh one is silent": (Dying(then=2.0), TIMEOUT, [0, 0, 1]),
     "later": (Dying(late=1.1), FAILED, [0, 0]),
     "after a byte": (Dying(part=b"H"), FAILED, [0, 0]),
     "after an interim answer": (Dying(part=b"HTTP/1.1 103 x\r\n\r\n"), FAILED, [0, 0]),
@@ -525,10 +545,26 @@ def test_a_kept_connection_that_dies_is_replaced_if_the_provider_cannot_have_beg
     """Some servers close after an answer and do not say so: the request met the end on its way."""
     dying, expected, seen = DEATHS[death]
     with dying:
-        way = Way()
+        way = Way(first_byte=1.6)
         assert way.read(post(dying.url)) == b"{}"
         if expected:
             assert failure(post(dying.url), way) == expected
         else:
             assert way.read(post(dying.url)) == b"{}"
         assert dying.seen == seen
+
+
+def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
+    """Not where it took the place of one that had ended while idle, either."""
+
+    def talk(connection: socket.socket) -> None:
+        provider.received(connection)
+        if len(provider.requests) == 1:
+            connection.sendall(OK)
+
+    with Provider(talk) as provider:
+        way = Way()
+        assert way.read(post(provider.url)) == b"{}"
+        wait_until(lambda: not way.idle(provider.url)[0].is_connected)
+        assert failure(post(provider.url), way) == FAILED
+        assert len(provider.requests) == 2
