@@ -97,6 +97,16 @@ def test_a_provider_that_is_late(ends: Ends) -> None:
     assert ends.client.recv(100) == b"an error can still be told"
 
 
+def test_all_tries_share_the_time_to_the_first_byte() -> None:
+    call = Call()
+    call.begin(TIMEOUTS)
+    call.await_first_byte()
+    first_ends = call.ends
+    time.sleep(SHORT)
+    call.await_first_byte()
+    assert call.ends == pytest.approx(first_ends, abs=SHORT / 10)
+
+
 LEAVES: dict[str, Callable[[Any], object]] = {
     "close": lambda client: client.close(),
     "half-close": lambda client: client.shutdown(gevent.socket.SHUT_WR),
