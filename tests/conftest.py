@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
@@ -88,13 +87,9 @@ def client(env: dict[str, str]) -> FlaskClient:
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """`with serve(env) as server:` is gunicorn as shipped; it must end well too."""
-    numbers = count()
-
-    def start(env: dict[str, str], **options: object) -> AbstractContextManager[serving.Server]:
-        log_file = tmp_path_factory.mktemp("gunicorn") / f"{next(numbers)}.log"
-        return serving.gunicorn(env, log_file, **options)  # type: ignore[arg-type]
-
-    return start
+    return lambda env, **options: serving.gunicorn(
+        env, tmp_path_factory.mktemp("gunicorn") / "log", **options
+    )
 
 
 @pytest.fixture(scope="session")

@@ -139,10 +139,10 @@ def gunicorn(
     env: Mapping[str, str], log_file: Path, *, folder: Path = ROOT, expected_exit: int = 0
 ) -> Iterator[Server]:
     """gunicorn as shipped: no options, only the environment."""
-    port = free_port()
-    env = {"WEB_CONCURRENCY": "1", **{k: v for k, v in env.items() if k != "WEB_CONCURRENCY" or v}}
+    port, workers = free_port(), env.get("WEB_CONCURRENCY") or "1"
+    env = {**env, "PORT": str(port), "WEB_CONCURRENCY": workers}
     command = [sys.executable, "-m", "gunicorn", "app:app"]
-    with started(command, port, {**env, "PORT": str(port)}, log_file, folder) as server:
+    with started(command, port, env, log_file, folder) as server:
         yield server
     assert server.process.returncode == expected_exit, server.log
 

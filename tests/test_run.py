@@ -34,15 +34,9 @@ def run(log_file: Path, *prefix: str, folder: Path = serving.ROOT, **env: str) -
 
 
 @pytest.fixture(scope="module")
-def running_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with run(tmp_path_factory.mktemp("run") / "log", **BLANK) as server:
         yield server
-
-
-@pytest.fixture
-def offline(running_offline: Server) -> Server:
-    assert running_offline.process.poll() is None
-    return running_offline
 
 
 def printed_curl(log: str) -> str:
