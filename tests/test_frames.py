@@ -36,6 +36,7 @@ IN_PARTS: dict[str, tuple[Any, str | None, str | None]] = {  # content, reasonin
     "its summary": ([typed("reasoning", summary=[typed("summary_text", text="a")])], None, "a"),
     "a refusal": ([typed("refusal", refusal="a")], "a", None),
     "a text that is null": ([typed("text", text=None), {"text": "a"}], "a", None),
+    "a part without a text": ([{"type": "text"}, TEXT], '{"type":"text"}a', None),
     "a number as text": ([typed("text", text=4)], "4", None),
     "objects of the model's own": ([{"a": 1}, {"summary": "b"}], '[{"a":1},{"summary":"b"}]', None),
     "an unknown part": ([{"text": "a"}, typed("x", text=1)], 'a{"type":"x","text":1}', None),

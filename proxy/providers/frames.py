@@ -43,10 +43,10 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     raw_calls = added.get("tool_calls")
     if choice and len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)] or raw_calls
-    calls = tool_calls.pieces(raw_calls, relay=relay) if raw_calls else []
+    calls = tool_calls.pieces(raw_calls, relay=relay)
     reason = finish_reason(choice.get("finish_reason") or added.get("finish_reason"))
     usage = _object(result.get("usage") or choice.get("usage"))
-    if usage and not relay:  # without keys of Workers AI's own, such as `neurons`
+    if not relay:  # without keys of Workers AI's own, such as `neurons`
         usage = {k: v for k, v in usage.items() if k.endswith(("_tokens", "_tokens_details"))}
     is_relayed = relay and ("choices" in frame or ("usage" in frame and _OWN.isdisjoint(frame)))
     fields = strict_json.others(frame, _FRAME) if is_relayed else {}
