@@ -68,10 +68,7 @@ def chat_completions() -> Response:
 def _ask(
     chat: ChatRequest, provider: Provider, call: Call, resources: ExitStack
 ) -> tuple[ChatRequest, Iterator[Part | Mark]]:
-    """The request without its input, and the answer of the first model that does not refuse.
-
-    All models share the deadlines of the call.
-    """
+    """The request without its input, and the answer of the first model that does not refuse."""
     models, entry, kept = provider.models[chat.model], g.entry, chat.without_input()
     errors: list[ProviderError] = []
     for model in models:

@@ -373,6 +373,7 @@ def test_a_body_that_cannot_be_read(
     stream = Mock(wraps=io.BytesIO(), read=Mock(side_effect=raised("what the caller sent")))
     assert told(post_input(client, stream, length)) == error
     assert ended in caplog.text
+    assert ("raised: ValueError" in caplog.text) == (raised is ValueError)
     assert "what the caller sent" not in caplog.text
 
 
@@ -742,7 +743,10 @@ def test_a_wish_for_a_websocket_is_ignored(client: FlaskClient) -> None:
         assert client.get("/v1/models", headers={**upgrade, **key}).status_code == status
 
 
-def test_a_body_over_the_memory_for_all_may_come_a_second_later(env: dict[str, str]) -> None:
+def test_a_body_over_the_memory_for_all_may_come_a_second_later(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "_MOST_AT_A_TIME", 10)  # a larger limit for one body stands
     app = create_app(env)
     bodies = app.extensions["proxy"].bodies
     bodies._bytes += 64 * 1024**2
