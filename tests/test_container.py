@@ -168,9 +168,5 @@ def test_it_serves_is_healthy_and_ends(
         connection.close()
     assert server.process.returncode == 0, server.log
     assert not list(image.rglob("__pycache__"))
-
-
-def test_its_other_commands_run_too(image: Path, as_nobody: list[str]) -> None:
-    command = [*as_nobody, sys.executable, "-m", "proxy", "check"]
-    ran = subprocess.run(command, cwd=image, env=environment(8000), capture_output=True)
-    assert ran.returncode == 0, ran.stderr
+    check = [*as_nobody, sys.executable, "-m", "proxy", "check"]
+    assert subprocess.run(check, cwd=image, env=env, capture_output=True).returncode == 0

@@ -75,10 +75,12 @@ def test_a_token_arrives_before_the_provider_sends_the_next(
 def test_a_stream_has_its_headers_and_proper_end(proxy: Server) -> None:
     answer = answer_to(proxy, post("Hi", stream=True))
     assert outcome(answer) == "done"
-    assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert answer.headers["X-Accel-Buffering"] == "no"
-    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+        "Transfer-Encoding": "chunked",
+    }.items() <= dict(answer.headers).items()
 
 
 @pytest.mark.parametrize("directive", ["reset=middle", "no_done"])
@@ -150,10 +152,6 @@ def test_a_body_that_ends_too_soon(proxy: Server, emulator: Emulator, sent: byte
     assert emulator.requests == []
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_headers(proxy: Server) -> None:
-    assert exchange(proxy, request()[:40], fin=True) == b""
-
-
 def test_a_body_over_the_limit(proxy: Server) -> None:
     """1,000,000 bytes here; in chunks it cannot be known before it is read."""
     big = asking("x" * 1_000_000)
@@ -162,15 +160,9 @@ def test_a_body_over_the_limit(proxy: Server) -> None:
         assert error_of(answer_to(proxy, sent, fin=True)) == (413, "request_too_large")
 
 
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [("wrong", (401, "invalid_api_key")), (KEY, (413, "request_too_large"))],
-    ids=["401", "413"],
-)
-def test_an_answer_is_readable_while_five_megabytes_are_on_their_way(
-    proxy: Server, key: str, expected: tuple[int, str]
-) -> None:
-    assert error_of(answer_to(proxy, request(b"x" * 5_000_000, key=key))) == expected
+def test_an_answer_is_readable_while_five_megabytes_are_on_their_way(proxy: Server) -> None:
+    for key, expected in (("wrong", (401, "invalid_api_key")), (KEY, (413, "request_too_large"))):
+        assert error_of(answer_to(proxy, request(b"x" * 5_000_000, key=key))) == expected
 
 
 def test_a_refused_head_is_answered_before_its_body_is_read(proxy: Server) -> None:

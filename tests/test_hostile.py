@@ -24,6 +24,7 @@ from crowd import (
     Provider,
     answer_to,
     answering,
+    asking,
     error_of,
     forget_peak,
     memory,
@@ -38,14 +39,7 @@ from crowd import (
 )
 from flask.testing import FlaskClient
 from gunicorn.config import Config as GunicornConfig
-from serving import (
-    HOST,
-    KEY,
-    PROVIDER_KEY,
-    ROOT,
-    HTTPAnswer,
-    Server,
-)
+from serving import HOST, KEY, PROVIDER_KEY, ROOT, HTTPAnswer, Server
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -53,15 +47,10 @@ from emulator import Emulator
 from proxy import connections, upstream
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
-PROMPTLY = 5.0  # seconds; a fraction of one on an idle machine
-
-
-def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": said}], **fields}
 
 
 def ask(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
-    return client.post("/", json=asking(said, **fields), headers=BEARER)
+    return client.post("/", data=asking(said, **fields), headers=BEARER)
 
 
 def code_of(answer: TestResponse) -> tuple[int, str]:
@@ -114,7 +103,7 @@ def test_nobody_writes_lines_into_the_log(proxy: Server) -> None:
     for line in (f"GET /%0a{forged} HTTP/1.1", f"GET /%1b[31m{forged} HTTP/1.1"):
         answer_to(proxy, request(line=line))
     for text in (f"\n{forged}", f"\r\n{forged}", f"\x1b[31m{forged}"):
-        body = json.dumps(asking(model=text)).encode()
+        body = asking("Hi", model=text)
         answer_to(proxy, request(body, f"X-Request-Id: {forged} x"))
     answer_to(proxy, post("Hi", key=f"\xff{forged}"))
     lines = [line for line in proxy.log.splitlines() if forged in line]

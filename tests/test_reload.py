@@ -68,7 +68,6 @@ def test_wrong_settings_keep_the_old_ones(project: Project, taken: str) -> None:
     wrong: dict[str, tuple[bytes, dict[str, str]]] = {
         "PORT: must": (b"", {"PORT": "abc"}),
         "PORT: is in use": (b"", {"PORT": taken}),
-        "GRACEFUL_TIMEOUT": (b"", {"GRACEFUL_TIMEOUT": "soon"}),
         "LLAMA_PROVIDER": (b"", {"LLAMA_PROVIDER": "nobody"}),
         ".env: is not UTF-8": (b"\xff\xfe", {}),
     }
