@@ -46,11 +46,14 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     calls = tool_calls.pieces(raw_calls, relay=relay)
     reason = finish_reason(choice.get("finish_reason") or added.get("finish_reason"))
     usage = _object(result.get("usage") or choice.get("usage"))
-    if not relay:  # without keys of Workers AI's own, such as `neurons`
+    if usage and not relay:  # without keys of Workers AI's own, such as `neurons`
         usage = {k: v for k, v in usage.items() if k.endswith(("_tokens", "_tokens_details"))}
     is_relayed = relay and ("choices" in frame or ("usage" in frame and _OWN.isdisjoint(frame)))
     fields = strict_json.others(frame, _FRAME) if is_relayed else {}
-    delta, beside = _delta(added, relay), _beside(choice, relay)
+    beside = strict_json.others(choice, _CHOICE) if relay else {}
+    if logprobs := _object(choice.get("logprobs")):
+        beside["logprobs"] = logprobs
+    delta = _delta(added, relay)
     return Part(delta, calls, reason, usage, beside, fields, bool(choice), is_message)
 
 
@@ -83,13 +86,6 @@ def _delta(added: JSON, relay: bool) -> JSON:
     if (refusal := added.get("refusal")) and (refusal := text(refusal)):
         delta["refusal"] = refusal
     return delta
-
-
-def _beside(choice: JSON, relay: bool) -> JSON:
-    beside = strict_json.others(choice, _CHOICE) if relay else {}
-    if logprobs := _object(choice.get("logprobs")):
-        beside["logprobs"] = logprobs
-    return beside
 
 
 def _calls_in(choice: Any) -> list[Any]:
