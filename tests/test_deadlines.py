@@ -4,7 +4,6 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from itertools import count
 from typing import NamedTuple
 
@@ -67,15 +66,17 @@ PLAYS: dict[str, tuple[Play, float]] = {
     ),
 }
 
-# What the SDK tells of its own timeout, and what the emulator is told, in which mode -> when it
-# must be over; None: it comes to its end.
-TOLD = {
-    ("x-stainless-read-timeout: 0.5", "[[silent]]", "stream"): 0.45,
-    ("x-stainless-timeout: 0.5", "[[silent]]", "whole"): 0.45,
-    ("x-stainless-timeout: 1", "[[framing=chunked,stall=1]]", "stream"): 0.9,
-    ("x-stainless-timeout: 2.5", "[[framing=chunked,drip_body=0.1]]", "whole"): 2.25,
-    ("x-stainless-timeout: 0", "[[wait=0.5]]", "whole"): None,
-    ("x-stainless-timeout: 2.5", "[[gap=0.3,words=9]]", "stream"): None,
+# What is asked for, in which mode, with which timeout of the SDK's own -> when it must be over;
+# None: it comes to its end.
+CASES: dict[tuple[str, str, str], float | None] = {
+    **{(directive, mode, ""): ends for directive, ends in DIRECTIVES.items() for mode in MODES},
+    **{(name, mode, ""): ends for name, (_, ends) in PLAYS.items() for mode in MODES},
+    ("[[silent]]", "stream", "x-stainless-read-timeout: 0.5"): 0.45,
+    ("[[silent]]", "whole", "x-stainless-timeout: 0.5"): 0.45,
+    ("[[framing=chunked,stall=1]]", "stream", "x-stainless-timeout: 1"): 0.9,
+    ("[[framing=chunked,drip_body=0.1]]", "whole", "x-stainless-timeout: 2.5"): 2.25,
+    ("[[wait=0.5]]", "whole", "x-stainless-timeout: 0"): None,
+    ("[[gap=0.3,words=9]]", "stream", "x-stainless-timeout: 2.5"): None,
 }
 
 
@@ -88,55 +89,39 @@ class Seen(NamedTuple):
 def seen(server: Server, provider: Emulator | Wire, said: str, sent: bytes) -> Seen:
     """How it ended, and when; `said` is for this request alone."""
     started = time.monotonic()
-    answer = answer_to(server, sent)
+    ended = outcome(answer_to(server, sent))
     seconds = time.monotonic() - started
-    if isinstance(provider, Wire):
-        return Seen(outcome(answer), seconds, provider.posts(said))
-    asked = [received for received in provider.requests if said.encode() in received.body]
-    return Seen(outcome(answer), seconds, len(asked))
+    sent_on = [asked if isinstance(asked, bytes) else asked.body for asked in provider.requests]
+    return Seen(ended, seconds, sum(f'"{said}"'.encode() in body for body in sent_on))
 
 
 @pytest.fixture(scope="module")
-def results(serve: Serve) -> Iterator[dict[tuple[str, ...], Seen]]:
+def results(serve: Serve) -> Iterator[dict[tuple[str, str, str], Seen]]:
     """All cases at once, since each takes its time; on providers of their own."""
-    plays = {f"{name}, {mode}": play for name, (play, _) in PLAYS.items() for mode in MODES}
-    with ExitStack() as stack:
-        emulator = stack.enter_context(Emulator())
-        wire = stack.enter_context(Wire(plays))
-        limited = stack.enter_context(serve(serving.settings(emulator.url, **LIMITS)))
-        behind_wire = stack.enter_context(serve(serving.settings(wire.url, **LIMITS)))
-        pool = stack.enter_context(ThreadPoolExecutor(100))
+    plays = {f"{name}, {mode}, ": play for name, (play, _) in PLAYS.items() for mode in MODES}
+    with (
+        Emulator() as emulator,
+        Wire(plays) as wire,
+        serve(serving.settings(emulator.url, **LIMITS)) as limited,
+        serve(serving.settings(wire.url, **LIMITS)) as behind_wire,
+        ThreadPoolExecutor(100) as pool,
+    ):
         found = {}
-        for mode, stream in MODES.items():
-            for directive in DIRECTIVES:
-                said = f"{directive} limited {mode}"
-                sent = post(said, stream=stream)
-                found[directive, mode] = pool.submit(seen, limited, emulator, said, sent)
-            for name in PLAYS:
-                said = f"{name}, {mode}"
-                sent = post(said, stream=stream)
-                found[name, mode] = pool.submit(seen, behind_wire, wire, said, sent)
-        for header, directive, mode in TOLD:
-            said = f"{directive} told {mode} {header}"
-            sent = post(said, header, stream=MODES[mode])
-            found[header, directive, mode] = pool.submit(seen, limited, emulator, said, sent)
+        for case in CASES:
+            asked, mode, header = case
+            way = (behind_wire, wire) if asked in PLAYS else (limited, emulator)
+            sent = post(said := ", ".join(case), *filter(None, [header]), stream=MODES[mode])
+            found[case] = pool.submit(seen, *way, said, sent)
         yield {case: future.result() for case, future in found.items()}
 
 
-DEADLINES = {
-    **{(directive, mode): ends for directive, ends in DIRECTIVES.items() for mode in MODES},
-    **{(name, mode): ends for name, (_, ends) in PLAYS.items() for mode in MODES},
-    **TOLD,
-}
-
-
-@pytest.mark.parametrize("case", DEADLINES, ids=", ".join)
+@pytest.mark.parametrize("case", CASES, ids=", ".join)
 def test_a_call_ends_at_its_deadline(
-    results: dict[tuple[str, ...], Seen], case: tuple[str, ...]
+    results: dict[tuple[str, str, str], Seen], case: tuple[str, str, str]
 ) -> None:
     """Bytes that are no progress do not help. A caller's own timeout holds less a tenth: after it
     the answer would be asked for, and paid, again. A stream's total is not told."""
-    found, deadline = results[case], DEADLINES[case]
+    found, deadline = results[case], CASES[case]
     print(f"deadline {deadline} s, over after {found.seconds:.2f} s")
     assert (found.outcome, found.posts) == ("provider_timeout" if deadline else "done", 1)
     assert not deadline or deadline - 0.1 < found.seconds < deadline + SLACK
