@@ -20,7 +20,7 @@ def error(status: int, body: Any = b"", **headers: str) -> ProxyError:
 
 
 STATUSES = {  # code: what a retry does after a complete refusal, after another; statuses
-    "provider_bad_answer": ("false", "false", [302, 409, 418]),
+    "provider_bad_answer": ("false", "false", [300, 302, 409, 418]),
     "provider_auth_failed": ("false", "false", [401, 403, 407]),
     "provider_quota_exhausted": ("false", "false", [402, 412]),
     "provider_not_found": ("false", "false", [404, 405]),
