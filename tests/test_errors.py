@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.errors import CODES, CallerError, OperatorError, ProviderError, ProxyError
+from proxy.errors import CODES, OperatorError, ProviderError, ProxyError
 
 INVALID = (400, "invalid_request_error", {}, None)
 RETRY, NO_RETRY = {"X-Should-Retry": "true"}, {"X-Should-Retry": "false"}
@@ -71,9 +71,3 @@ def test_notes_are_for_the_log_only() -> None:
     error = OperatorError("internal_error", raised="KeyError", traceback="")
     assert error.notes == {"raised": "KeyError"}
     assert "KeyError" not in str(error.to_json("r-1"))
-
-
-def test_errors_share_no_headers() -> None:
-    """Adding a header to one answer must not add it to the next."""
-    CallerError("invalid_api_key").headers["X"] = "1"
-    assert "X" not in CallerError("invalid_api_key").headers

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -220,8 +221,8 @@ def entries(server: Server) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
     keys = "alice:alice-Kx7Wq2Rt9Zb4,bob:bob-Jm5Np8Vc3Hs6"
-    limits = {"LLAMA_PROVIDER_TIMEOUT": "1", "LLAMA_PROVIDER_IDLE_TIMEOUT": "1"}
-    env = serving.settings(running_emulator.url, WORKER_ACCESS_KEYS=keys, **limits)
+    more = {"LLAMA_PROVIDER_TIMEOUT": "1", "LLAMA_PROVIDER_IDLE_TIMEOUT": "1", "TZ": "X-9"}
+    env = serving.settings(running_emulator.url, WORKER_ACCESS_KEYS=keys, **more)
     with serve(env) as server:
         yield server
 
@@ -252,6 +253,8 @@ def test_a_request_leaves_one_line(served: Server, case: tuple[Any, ...]) -> Non
     assert len(entries(served)) == before + 1
     assert [name for name in line if name != "seen"] == FIELDS + more
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    age = datetime.now(UTC) - datetime.fromisoformat(line["time"])
+    assert abs(age) < timedelta(hours=1)  # the server's own zone is nine hours off
     assert (line["status"], line["provider_status"]) == (status, provider_status)
     assert [line["ended"], line["code"], line["level"]] == outcome
     assert line["request_id"] == answer.headers["X-Request-Id"]
