@@ -9,6 +9,7 @@ import serving
 
 from app import create_app
 from proxy import environment
+from proxy.settings import Settings
 
 FILE = {  # a line of `.env`, and what is read from it
     "# a comment": {},
@@ -109,3 +110,4 @@ def test_cores_are_those_that_this_process_may_use(
         monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: count)
     assert environment.cores() == cores
+    assert Settings({}).workers == min(cores, 4)
