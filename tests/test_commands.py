@@ -136,6 +136,7 @@ LIMIT, ALWAYS = b'"max_tokens"', b"POST"  # what a request has that is refused
 TOO_FEW = "Invalid 'max_tokens': integer below minimum value. Expected a value >= 16."
 BAD_REQUESTS: dict[str, tuple[bytes, dict[str, str], int, int]] = {
     "too low a limit": (LIMIT, {"message": TOO_FEW, "param": "max_tokens"}, 2, 0),
+    "its other name": (LIMIT, {"message": TOO_FEW, "param": "max_completion_tokens"}, 2, 0),
     "a limit, in prose": (LIMIT, {"message": TOO_FEW}, 2, 0),
     "the context": (LIMIT, {"message": "prose", "code": "context_length_exceeded"}, 2, 0),
     "a limit, always": (ALWAYS, {"message": TOO_FEW, "param": "max_tokens"}, 2, 1),
