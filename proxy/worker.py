@@ -76,10 +76,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM. What is open two seconds before the end of the grace ends with an error.
-
-        At the end gunicorn kills the worker, and its clients get no error.
-        """
+        """SIGTERM. Answers end with an error two seconds before gunicorn kills the worker."""
         if self.alive:  # gunicorn repeats the signal
             self._watchdog.restart_in(self.cfg.graceful_timeout - 2)
         super().handle_exit(sig, frame)
@@ -105,11 +102,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 seconds = self.cfg.keepalive
 
     def handle_request(self, listener_name: Any, req: _Request, sock: Any, addr: Any) -> None:
-        """Read the body to its end after the answer. A body that breaks off ends the connection.
-
-        What follows such a body is not a request. A connection that is closed with bytes unread is
-        reset, and its client may not see the answer (RFC 9112, 9.6).
-        """
+        """Answer, and read the body to its end: a connection that is closed with bytes unread is
+        reset, and its client may not see the answer (RFC 9112, 9.6). What follows a body that
+        breaks off is not a request."""
         is_kept = False
         try:
             if req.refusal:

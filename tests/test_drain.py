@@ -67,10 +67,10 @@ def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> No
     grace = 3
     env = serving.settings(emulator.url, GRACEFUL_TIMEOUT=str(grace))
     with serve(env) as server, ExitStack() as stack:
-        streams = opened(server, post("[[endless,gap=0.2]]", stream=True), STREAMS, stack)
+        streams = opened(server, post("[[endless,gap=0.2]]", stream=True), 30, stack)
         heads = [read_until(connection, FIRST_WORD) for connection in streams]
         waiting = opened(server, post("[[silent]]"), 10, stack)
-        wait_until(lambda: len(emulator.requests) == STREAMS + 10)
+        wait_until(lambda: len(emulator.requests) == 40)
         started = time.monotonic()
         server.process.terminate()
         rest = read_all([*streams, *waiting])
@@ -80,7 +80,7 @@ def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> No
         assert all(received.gone.wait(DEADLINE) for received in emulator.requests)
         server.process.wait(DEADLINE)
     print(f"told after {seconds:.2f} s of {grace}: {set(outcomes)}")
-    assert outcomes == ["internal_error"] * (STREAMS + 10)
+    assert outcomes == ["internal_error"] * (40)
     assert grace - 2 - 0.1 < seconds < grace + SLACK
 
 

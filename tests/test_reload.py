@@ -112,7 +112,7 @@ def test_a_second_reload_need_not_wait_for_old_answers(project: Project) -> None
 
 def test_sigterm_after_a_reload_is_heard_at_once(project: Project, emulator: Emulator) -> None:
     """Else its grace begins when that of the reload is over, later than a supervisor kills."""
-    project.write(GRACEFUL_TIMEOUT="8")
+    project.write(GRACEFUL_TIMEOUT="6")
     with project.starting as server, ExitStack() as stack:
         (stream,) = opened(server, post("[[endless,gap=0.2]]", stream=True), 1, stack)
         head = read_until(stream, FIRST_WORD)
