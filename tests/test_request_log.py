@@ -221,7 +221,7 @@ def entries(server: Server) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
     keys = "alice:alice-Kx7Wq2Rt9Zb4,bob:bob-Jm5Np8Vc3Hs6"
-    more = {"LLAMA_PROVIDER_TIMEOUT": "1", "LLAMA_PROVIDER_IDLE_TIMEOUT": "1", "TZ": "X-9"}
+    more = {"LLAMA_PROVIDER_TIMEOUT": "1", "LLAMA_PROVIDER_IDLE_TIMEOUT": "1", "TZ": "JST-9"}
     env = serving.settings(running_emulator.url, WORKER_ACCESS_KEYS=keys, **more)
     with serve(env) as server:
         yield server
