@@ -80,7 +80,7 @@ def test_what_outlives_the_grace_is_told(serve: Serve, emulator: Emulator) -> No
         assert all(received.gone.wait(DEADLINE) for received in emulator.requests)
         server.process.wait(DEADLINE)
     print(f"told after {seconds:.2f} s of {grace}: {set(outcomes)}")
-    assert outcomes == ["internal_error"] * (40)
+    assert outcomes == ["internal_error"] * 40
     assert grace - 2 - 0.1 < seconds < grace + SLACK
 
 
