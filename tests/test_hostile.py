@@ -245,23 +245,6 @@ def event(text: str) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def test_late_events_are_not_the_next_callers() -> None:
-    """Connections are shared, answers are not."""
-    done = b"e\r\ndata: [DONE]\n\n\r\n"
-    stream = EVENTS + event("Hello") + done + event("Wrong") + b"0\r\n\r\n"
-    to_send = iter([stream, WHOLE.replace(b"Hello", b"Other")])
-
-    def talk(connection: socket.socket) -> None:
-        while provider.received(connection):
-            connection.sendall(next(to_send))
-
-    with Provider(talk) as provider:
-        client = client_of(provider)
-        with ask(client, stream=True) as response:
-            assert said_by(response) == "Hello"
-        assert said_by(ask(client)) == "Other"
-
-
 # --- TLS --------------------------------------------------------------------------------------
 
 CERTIFICATES = {
@@ -402,13 +385,6 @@ def test_no_file_that_travels_with_the_project_holds_a_key() -> None:
     files = [path for path in tracked() if path.is_file() and ".venv" not in str(path)]
     assert any(path.parent.name == "samples" for path in files)
     assert [path for path in files if KEY_LIKE.search(path.read_bytes())] == []
-
-
-def test_a_connection_is_used_again_after_a_stream(proxy: Server, emulator: Emulator) -> None:
-    before = emulator.connections
-    for _ in range(3):
-        assert outcome(answer_to(proxy, post("Hi", stream=True))) == "done"
-    assert emulator.connections - before <= 1
 
 
 def test_a_provider_that_closes_soon_after_each_stream_loses_none(serve: Serve) -> None:
