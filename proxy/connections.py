@@ -6,6 +6,7 @@ Each class changes what its base class does in one respect; its docstring says w
 import queue
 import ssl
 import time
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -51,7 +52,8 @@ class _Connection:
         self.repeats_until = time.monotonic() + _STALE if self.is_kept else 0.0
         self.timeout = _SEND_TIMEOUT
         self._repeat: Any = partial(self.request, *args, **options)
-        super().request(*args, **options)  # type: ignore[misc]
+        with suppress(*_LOST):  # as urllib3 does, but for TLS: reading shows how it ended
+            super().request(*args, **options)  # type: ignore[misc]
 
     def getresponse(self) -> Any:
         """Send again if the server had already closed a kept connection; some do so silently."""

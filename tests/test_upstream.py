@@ -550,3 +550,22 @@ def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
         wait_until(lambda: not way.idle(provider.url)[0].is_connected)
         assert failure(post(provider.url), way) == FAILED
         assert len(provider.requests) == 2
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_kept_connection_that_dies_while_a_body_leaves_is_replaced_too(
+    scheme: str, authority: Authority
+) -> None:
+    def talk(connection: socket.socket) -> None:
+        is_first = len(provider.connections) == 1
+        provider.received(connection)
+        connection.sendall(OK)
+        if is_first:
+            connection.recv(1)
+
+    bundle, context = authority
+    with Provider(talk, context if scheme == "https" else None) as provider:
+        way = Way(bundle)
+        for body in (BODY, b"0123456789" * 800_000):
+            assert way.read(post(provider.url, body)) == b"{}"
+        assert len(provider.connections) == 2
