@@ -338,7 +338,7 @@ def test_schemathesis(running_proxy: Server) -> None:
 
     @settings(derandomize=True, max_examples=4, deadline=None, database=None)
     def conforms(case: schemathesis.Case) -> None:
-        if case.path == "/" and next(numbers) % 3:
+        if case.path == "/" and next(numbers) % 5:
             return  # of its 460 cases: SCHEMA_ACCEPTS has one of each kind
         response = case.call(base_url=running_proxy.url, headers=BEARER)
         left_out = [positive_data_acceptance] * (b"provider_rejected_input" in response.content)
