@@ -74,7 +74,7 @@ def _ask(
     for model in models:
         to_send = provider.request(chat, model)
         entry.provider, entry.provider_model = provider.name, model
-        entry.provider_request_id = None  # and no header of a model that refused
+        entry.provider_status = entry.provider_request_id = None  # not those of one that refused
         g.answer_headers = {"X-Provider-Model": model} if len(models) > 1 else {}
         try:
             reply = g.proxy.upstream.open(to_send, call)

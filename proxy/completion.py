@@ -77,7 +77,8 @@ class Answer:
         others = map(message.get, ("refusal", "tool_calls", "function_call", "audio"))
         if any(others) and not self._has_content:
             message["content"] = None
-        whole |= {"object": "chat.completion", "choices": [choice | {"message": message}]}
+        choices = [{"index": 0, "message": message} | choice]
+        whole |= {"object": "chat.completion", "choices": choices}
         return {**whole, "usage": self._used.total()}
 
     def chunks(self, parts: Iterable[Part | Mark]) -> Iterator[Chunk]:

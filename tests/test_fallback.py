@@ -118,12 +118,16 @@ def test_no_connection(emulator: Emulator, env: dict[str, str]) -> None:
     assert response.json["error"]["code"] == "provider_unreachable"
 
 
-def test_all_share_the_deadline(emulator: Emulator, env: dict[str, str]) -> None:
+def test_all_share_the_deadline(
+    caplog: pytest.LogCaptureFixture, emulator: Emulator, env: dict[str, str]
+) -> None:
     emulator.refused = {A: (429, 3040)}
     models = {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}", "LLAMA_PROVIDER_TIMEOUT": "1"}
     response = ask(create_app(env | models).test_client(), "[[silent]]")
     assert response.json["error"]["code"] == "provider_timeout"
     assert asked(emulator) == [A, B]
+    line = caplog.records[-1].msg.to_json()
+    assert (line["provider_model"], line["provider_status"]) == (B, None)  # not the 429 of A
 
 
 def test_without_a_fallback_the_model_is_not_shown(

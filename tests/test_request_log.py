@@ -321,22 +321,22 @@ def test_the_usage_of_many_requests_is_what_the_provider_counted(
     keys = {"master": KEY, "alice": "alice-Kx7Wq2Rt9Zb4", "bob": "bob-Jm5Np8Vc3Hs6"}
     before = len(entries(served))
     cut = "[[close=middle,gap=0.001]]"
-    for number in range(60):
+    for number in range(200):
         key = list(keys.values())[number % 3]
         said = f"{cut if number % 10 == 9 else ''} word number {number}"
         answer_to(served, post(said, stream=number % 2 == 1, key=key))
-    wait_until(lambda: len(entries(served)) == before + 60)
+    wait_until(lambda: len(entries(served)) == before + 200)
     lines = [json.dumps(line) for line in entries(served)[before:]]
     rows, others = summed(lines)
     assert others == 0
     assert [row["key"] for row in rows] == ["alice", "bob", "master"]
     told = [received.usage for received in emulator.requests if received.done.is_set()]
-    assert len(told) == 54
+    assert len(told) == 180
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     counted = {name: sum(usage[name] for usage in told if usage) for name in names}
     assert {name: sum(row[name] for row in rows) for name in counted} == counted
-    assert sum(row["requests"] for row in rows) == len(emulator.requests) == 60
-    assert sum(row["errors"] for row in rows) == 6
+    assert sum(row["requests"] for row in rows) == len(emulator.requests) == 200
+    assert sum(row["errors"] for row in rows) == 20
 
 
 def test_what_gunicorn_refuses_leaves_a_line_too(served: Server) -> None:
