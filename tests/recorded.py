@@ -1,7 +1,6 @@
 """What providers really sent, and the way it takes through the proxy, without HTTP."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,25 +16,8 @@ CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A body of samples/, with what index.json says of it."""
-
-    body: bytes
-    refusal: tuple[int, dict[str, str], bytes]  # status, headers, body
-    caller_gets: dict[str, Any]  # of an answer or a refusal; empty for others
-
-    @classmethod
-    def of(cls, entry: dict[str, Any]) -> "Sample":
-        body = (FOLDER / entry["file"]).read_bytes()
-        # As requests has them: the case of a header's name means nothing.
-        headers = {name.title(): value for name, value in entry["headers"].items()}
-        return cls(body, (entry["http_status"], headers, body), entry.get("caller_gets", {}))
-
-
-FOLDER = Path(__file__).parent / "samples"
-INDEX = json.loads((FOLDER / "index.json").read_bytes())["samples"]
-SAMPLES = {entry["file"]: Sample.of(entry) for entry in INDEX}
+INDEX = json.loads((Path(__file__).parent / "samples" / "index.json").read_bytes())
+SAMPLES: dict[str, dict[str, Any]] = {entry["file"]: entry for entry in INDEX["samples"]}
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -99,6 +81,9 @@ def as_json(asked: ChatRequest, chunks: Iterable[Chunk]) -> Iterator[dict[str, A
 
 
 def as_bytes(body: Any) -> bytes:
+    """The body, a text as it is, or the JSON of anything else."""
+    if isinstance(body, str):
+        return body.encode()
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
@@ -112,51 +97,61 @@ def byte_by_byte(body: bytes) -> list[bytes]:
     return [body[i : i + 1] for i in range(len(body))]
 
 
-def whole_from(stream: bytes) -> int:
-    """The first place at which a stream may be cut and still be a whole answer."""
-    finish = rb'data: ?(\[DONE\]|\{[^\n]*"finish_reason": ?"\w+"[^\n]*\})'
-    found = re.search(finish, stream)
-    return found.end() if found else len(stream) + 1
-
-
 @dataclass
-class Told:
-    """What a caller makes of the chunks of a stream; `usage` is None where none was told."""
+class Heard:
+    """What a caller makes of an answer."""
 
-    text: str = ""
+    content: str = ""
     reasoning: str = ""
-    calls: list[tuple[str, str]] = field(default_factory=list)  # name, arguments
+    calls: list[dict[str, Any]] = field(default_factory=list)
     finish: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    fields: set[str] = field(default_factory=set)
+    error: str | None = None
 
     @classmethod
-    def by(cls, chunks: Iterable[dict[str, Any]]) -> "Told":
-        """Read the chunks as strictly as the strictest SDK."""
-        head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": CREATED}
-        said = [*chunks]
-        assert all(chunk.items() >= {**head, "model": "m"}.items() for chunk in said)
-        role, *deltas, finish, usage = [chunk["choices"] for chunk in said]
-        assert role[0]["delta"] == {"role": "assistant", "content": ""}
-        assert finish[0]["delta"] == {}
-        assert usage == []
-        told = cls(finish=finish[0]["finish_reason"], usage=said[-1]["usage"])
-        for (choice,) in deltas:
-            assert (choice["index"], choice["finish_reason"]) == (0, None)
-            told._add(choice["delta"])
-        return told
+    def of(cls, *answers: dict[str, Any]) -> "Heard":
+        """Read a completion, or the chunks of a stream, as strictly as the strictest SDK."""
+        heard = cls()
+        for number, answer in enumerate(answers):
+            assert not heard.error
+            heard.error = answer.get("error", {}).get("code")
+            heard.fields |= answer.keys()
+            heard.usage = answer.get("usage", heard.usage)
+            for name in ("id", "object", "created", "model"):
+                assert heard.error or answer[name] == answers[0][name]
+            for choice in answer.get("choices", ()):
+                assert not heard.finish
+                heard.finish = choice["finish_reason"]
+                if "message" in choice:
+                    assert choice["message"].keys() >= {"role", "content", "refusal"}
+                else:
+                    assert ("role" in choice["delta"]) == (number == 0)
+                    assert not (heard.finish and choice["delta"])
+                    texts = (choice["delta"].get(key) for key in ("content", "reasoning_content"))
+                    assert "" not in texts or number == 0
+                heard._add(choice.get("message") or choice["delta"])
+        return heard
 
-    def _add(self, delta: dict[str, Any]) -> None:
-        assert all(delta.get(name) != "" for name in ("content", "reasoning_content"))
-        self.text += delta.get("content", "")
-        self.reasoning += delta.get("reasoning_content", "")
-        for call in delta.get("tool_calls", []):
-            function = call["function"]
-            if call["index"] == len(self.calls):
-                assert call["id"]
-                assert call["type"] == "function"
-                self.calls.append((function["name"], ""))
-            name, arguments = self.calls[call["index"]]
-            self.calls[call["index"]] = name, arguments + function["arguments"]
+    def _add(self, message: dict[str, Any]) -> None:
+        self.content += message.get("content") or ""
+        self.reasoning += message.get("reasoning_content") or ""
+        for position, call in enumerate(message.get("tool_calls") or ()):
+            index = call.get("index", position)
+            if index == len(self.calls):
+                assert call["id"] and call["type"]
+                self.calls.append(call)
+                continue
+            kind = self.calls[index]["type"]
+            assert not call.get("function", {}).get("name")  # only the arguments come in pieces
+            for name, piece in call[kind].items():
+                self.calls[index][kind][name] += piece
+
+    @property
+    def functions(self) -> list[list[str]]:
+        """The name and the arguments of each function called."""
+        called = [call["function"] for call in self.calls if call["type"] == "function"]
+        return [[function["name"], function["arguments"]] for function in called]
 
 
 def told_of(error: ProxyError) -> tuple[int, str, str | None, str | None, str | None]:

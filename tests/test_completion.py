@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from recorded import Told, as_json, chat
+from recorded import Heard, as_json, chat
 
 from proxy.completion import Answer, Mark, Part, around_text
 from proxy.errors import ProviderError
@@ -51,8 +51,8 @@ def stream(*parts: Part | Mark, limit: int | None = None, usage: bool = True) ->
     return as_json(asked, Answer(asked, AnswerUsage(), token_limit=limit).chunks(parts))
 
 
-def told(*parts: Part | Mark, limit: int | None = None) -> Told:
-    return Told.by(stream(*parts, limit=limit))
+def told(*parts: Part | Mark, limit: int | None = None) -> Heard:
+    return Heard.of(*stream(*parts, limit=limit))
 
 
 def function(name: str, arguments: str = "", **more: Any) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def test_a_text_is_written_as_any_chunk(model: str) -> None:
 
 def test_what_follows_a_finish_shows_that_it_was_none() -> None:
     got = told(part("length", content="a"), part(content="b"), DONE, DONE, part(content="c"))
-    assert (got.text, got.finish) == ("ab", "length")
+    assert (got.content, got.finish) == ("ab", "length")
 
 
 ONE = part(usage=used(39, 1))
@@ -321,9 +321,9 @@ def test_usage_once(parts: list[Part], usage: dict[str, Any]) -> None:
 def test_a_message_after_its_deltas_is_not_sent_again() -> None:
     last = part("length", content="ab", is_message=True, annotations=[], calls=[CALL])
     got = told(part(content="a", calls=[CALL]), part(content="b"), last)
-    assert (got.text, got.finish, len(got.calls)) == ("ab", "length", 1)
-    assert told(part(content=""), last).text == "ab"
-    assert told(part(calls=[CALL]), last).text == ""
+    assert (got.content, got.finish, len(got.calls)) == ("ab", "length", 1)
+    assert told(part(content=""), last).content == "ab"
+    assert told(part(calls=[CALL]), last).content == ""
     message = answer(part(content="a"), last)["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "a", "refusal": None, "annotations": []}
 

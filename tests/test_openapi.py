@@ -12,9 +12,8 @@ import jsonschema_rs
 import pytest
 import serving
 from flask.testing import FlaskClient
-from recorded import SAMPLES
 from serving import KEY, MODEL, Server
-from test_provider_cases import ROWS, URL, body_of, post
+from test_provider_cases import ROWS, Row
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -171,10 +170,10 @@ def check(response: TestResponse, status: int, operation: dict[str, Any] = OPERA
 
 
 @cache
-def client_of(base_url: str, provider: str = "workers-ai") -> FlaskClient:
-    """One application for all requests to a provider."""
+def client_of(base_url: str) -> FlaskClient:
+    """One application for all requests to the emulator."""
     more = {"MAX_REQUEST_BYTES": "1000000", "LLAMA_PROVIDER_BASE_URL": base_url}
-    return create_app(serving.settings("", provider, **more)).test_client()
+    return create_app(serving.settings("", **more)).test_client()
 
 
 @pytest.mark.parametrize(("status", "asked"), REQUESTS.values(), ids=REQUESTS)
@@ -183,23 +182,10 @@ def test_each_answer_is_documented(env: dict[str, str], status: int, asked: dict
     check(client.open(**{"method": "POST", "path": "/", "headers": BEARER} | asked), status)
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_each_answer_to_a_sample_is_documented(env: dict[str, str], sample: str) -> None:
-    """Whatever Workers AI really sent."""
-    client = client_of(env["LLAMA_PROVIDER_BASE_URL"])
-    stream = sample.endswith(".sse")
-    response = client.post("/", headers=BEARER, **asking(f"[[sample={sample}]]", stream=stream))
-    assert response.status_code in {200, 400, 502}
-    check(response, response.status_code)
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_each_answer_to_a_report_is_documented(row: str) -> None:
-    """Whatever other providers sent: custom tool calls, refusals, counters, errors."""
-    provider = ROWS[row][0]["provider"]
-    base_url = serving.settings(URL, provider)["LLAMA_PROVIDER_BASE_URL"]
-    clients = {provider: client_of(base_url, provider)}
-    response = post(clients, ROWS[row], body_of(ROWS[row]))
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_each_answer_to_what_providers_sent_is_documented(row: Row) -> None:
+    """Custom tool calls, refusals, counters, errors."""
+    response = row.response()
     check(response, response.status_code)
 
 

@@ -1,49 +1,49 @@
-"""Answers that providers gave in public reports, and what the caller must get of each.
+"""What providers sent, and what the caller must get of it.
 
-`provider_cases/index.json` names the report, the answer's bytes and what must come. Each row goes
-through the real application, with `responses` as the provider.
+Each row goes through the application, with the provider answered by `responses`:
+- provider_cases/index.json: answers from public reports, with their bytes
+- samples/index.json, corpus/workers_ai.json: what Workers AI sends
+- the rest of corpus/: refusals, words for an end, errors inside a 200. A `source` names where the
+  text was seen; "made up" marks a row that only guards against a false alarm, or shows a form.
 """
 
 import io
 import json
+import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from email.utils import formatdate
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import responses
 import serving
 from flask.testing import FlaskClient
+from recorded import SAMPLES, Heard, as_bytes, sse
 from werkzeug.test import TestResponse
 
 from app import create_app
+from proxy.errors import ProxyError
 
 FOLDER = Path(__file__).parent / "provider_cases"
-CASES = json.loads((FOLDER / "index.json").read_bytes())
-ROWS = {f"{case['name']}-{mode}": (case, mode) for case in CASES for mode in ("whole", "stream")
-        if mode in case}  # fmt: skip
-STREAMS = {name: row for name, row in ROWS.items() if row[0][row[1]]["file"].endswith(".sse")}
+SAMPLES_FOLDER = Path(__file__).parent / "samples"
 URL = "https://provider.example"
 PATHS = {
     "openai": "/v1/chat/completions",
     "workers-ai": f"/client/v4/accounts/{serving.ACCOUNT}/ai/run/{serving.MODEL}",
 }
-Clients = dict[str, FlaskClient]
 
 
-@pytest.fixture(scope="module")
-def clients() -> Clients:
-    """The application with each provider."""
+TOKENS = ("prompt", "completion", "total")
+
+
+@cache
+def client(provider: str) -> FlaskClient:
     models = f"m={serving.MODEL}"
-    envs = {name: serving.settings(URL, name, LLAMA_PROVIDER_MODELS=models) for name in PATHS}
-    return {name: create_app(env).test_client() for name, env in envs.items()}
-
-
-def body_of(row: Any) -> bytes:
-    case, mode = row
-    return (FOLDER / case[mode]["file"]).read_bytes()
+    env = serving.settings(URL, provider, LLAMA_PROVIDER_MODELS=models)
+    return create_app(env).test_client()
 
 
 class Pieces(io.BufferedReader):  # `responses` takes no other body that is read
@@ -60,133 +60,131 @@ class Pieces(io.BufferedReader):  # `responses` takes no other body that is read
         return piece
 
 
-def post(
-    clients: Clients, row: Any, body: bytes, *, size: int = 4096, reset: bool = False
+def ask(
+    body: Any,
+    stream: bool,
+    provider: str = "openai",
+    *,
+    size: int = 4096,
+    reset: bool = False,
+    headers: Any = (),
+    **answer: Any,
 ) -> TestResponse:
-    """What the caller gets where the provider of the row gives this body."""
-    case, mode = row
+    """What the caller gets where the provider answers so."""
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
-    if mode == "stream":
+    if stream:
         asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    with responses.RequestsMock() as provider:
-        provider.post(
-            URL + PATHS[case["provider"]],
-            body=Pieces(body, size, reset),
-            status=case["status"],
-            headers={name: dated(value) for name, value in case.get("headers", ())},
-            content_type=case[mode]["content_type"],
-        )
+    dated = {  # `@date+7` is the date in seven seconds
+        name: formatdate(time.time() + int(value[6:]), usegmt=True)
+        if value.startswith("@date+")
+        else value
+        for name, value in dict(headers).items()
+    }
+    pieces = Pieces(as_bytes(body), size, reset)
+    with responses.RequestsMock() as mock:
+        mock.post(URL + PATHS[provider], body=pieces, headers=dated, **answer)
         authorization = {"Authorization": f"Bearer {serving.KEY}"}
-        client = clients[case["provider"]]
-        return client.post("/", json=asked, headers=authorization, buffered=True)
+        return client(provider).post("/", json=asked, headers=authorization, buffered=True)
 
 
-def dated(value: str) -> str:
-    """`@date+7` as the date in seven seconds."""
-    is_date = value.startswith("@date+")
-    return formatdate(time.time() + int(value[6:]), usegmt=True) if is_date else value
+def heard_in(response: TestResponse) -> Heard:
+    """The answer. A stream that was cut never looks whole."""
+    if response.content_type == "application/json":
+        return Heard.of(response.get_json())
+    *events, end = response.get_data().split(b"\n\n")
+    assert end == b""
+    data = [event.removeprefix(b"data: ") for event in events]
+    is_done = data[-1] == b"[DONE]"
+    heard = Heard.of(*map(json.loads, data[: len(data) - is_done]))
+    assert is_done == bool(heard.finish) == (heard.error is None)
+    return heard
 
 
-@dataclass
-class Heard:
-    """What a caller makes of an answer, whole or streamed."""
-
-    content: str = ""
-    reasoning: str = ""
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    finish: str | None = None
-    usage: list[int] = field(default_factory=lambda: [0, 0, 0])
-    fields: set[str] = field(default_factory=set)
-    error: str | None = None
-    done: bool = False
-
-    @classmethod
-    def of(cls, response: TestResponse, mode: str) -> "Heard":
-        heard = cls()
-        if mode == "whole":
-            answer = response.get_json()
-            assert answer["choices"][0]["message"].keys() >= {"role", "content", "refusal"}
-            heard._add(answer, "message")
-            return heard
-        *events, end = response.get_data().split(b"\n\n")
-        assert end == b""
-        for number, event in enumerate(events):
-            assert not heard.done and not heard.error
-            heard.done = event == b"data: [DONE]"
-            chunk = {} if heard.done else json.loads(event.removeprefix(b"data: "))
-            for choice in chunk.get("choices", ()):
-                assert ("role" in choice["delta"]) == (number == 0)
-                assert not (choice["finish_reason"] and choice["delta"])
-            heard._add(chunk, "delta")
-        assert heard.done == (heard.error is None)  # a cut answer never looks whole
-        assert not heard.done or heard.finish
-        return heard
-
-    def _add(self, answer: dict[str, Any], key: str) -> None:
-        """An answer, or a chunk of one; `key`: where its choice has the message."""
-        self.error = answer.get("error", {}).get("code")
-        self.fields |= answer.keys()
-        for choice in answer.get("choices", ()):
-            assert not self.finish
-            self.finish, message = choice["finish_reason"], choice[key]
-            self.content += message.get("content") or ""
-            self.reasoning += message.get("reasoning_content") or ""
-            for position, call in enumerate(message.get("tool_calls") or ()):
-                self._add_call(call, call.get("index", position))
-        if usage := answer.get("usage"):
-            names = ("prompt_tokens", "completion_tokens", "total_tokens")
-            self.usage = [usage[name] for name in names]
-
-    def _add_call(self, call: dict[str, Any], index: int) -> None:
-        """A call, or the next piece of one: of the names, only the arguments come in pieces."""
-        if index == len(self.calls):
-            assert call["id"] and call["type"]
-            self.calls.append(call)
-        else:
-            kind = self.calls[index]["type"]
-            assert not call.get("function", {}).get("name")
-            for name, piece in call[kind].items():
-                self.calls[index][kind][name] += piece
-
-    def meets(self, expected: dict[str, Any]) -> None:
-        """Whether it is what index.json has."""
-        functions = [call["function"] for call in self.calls if call["type"] == "function"]
-        customs = [call["custom"] for call in self.calls if call["type"] == "custom"]
-        seen = {
-            **vars(self),
-            "calls": [[call["name"], call["arguments"]] for call in functions],
-            "custom_calls": [[call["name"], call["input"]] for call in customs],
-            "indexes": [call.get("index") for call in self.calls],
-        }
-        assert seen == {**seen, **{name: expected[name] for name in seen.keys() & expected.keys()}}
-        assert self.fields >= set(expected.get("extra_has", ()))
-        for call, extra in zip(self.calls, expected.get("call_extra", self.calls), strict=True):
-            assert call.items() >= extra.items()
-
-
-def check(response: TestResponse, expected: dict[str, Any], mode: str) -> None:
-    """Whether the response is what index.json has."""
+def check(response: TestResponse, expected: dict[str, Any]) -> None:
+    """Whether the response is what the index has. What it does not name must be empty."""
     assert response.status_code == expected["status"], response.get_data()
     if response.status_code == 200:
-        Heard.of(response, mode).meets(expected)
+        heard = heard_in(response)
+        customs = [call["custom"] for call in heard.calls if call["type"] == "custom"]
+        seen = vars(heard) | {
+            "calls": heard.functions,
+            "custom_calls": [[call["name"], call["input"]] for call in customs],
+            "indexes": [call.get("index") for call in heard.calls],
+            "tokens": [heard.usage.get(f"{name}_tokens") for name in TOKENS],
+        }
+        assert heard.fields >= set(expected.get("extra_has", ()))
+        for call, extra in zip(heard.calls, expected.get("call_extra", heard.calls), strict=True):
+            assert call.items() >= extra.items()
     else:
-        error = response.get_json()["error"]
-        told = {**error, "retry": response.headers.get("X-Should-Retry")}
-        assert told == {**told, **{name: expected[name] for name in told.keys() & expected.keys()}}
-        assert expected.get("says", "") in error["message"]
+        seen = response.get_json()["error"]
+        assert expected.get("says", "") in seen["message"]
+        for text in ("AiError", "@cf", "http", "/client", "1b4f0c2e", "Cloudflare", "neurons", "<"):
+            assert text not in seen["message"]
+        retry, after = map(response.headers.get, ("X-Should-Retry", "Retry-After"))
+        seen |= {"retry": retry, "retry_after": after}
+    assert seen == seen | {name: expected[name] for name in seen.keys() & expected.keys()}
+
+
+# --- answers, whole and streamed ----------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A body, whether it is asked for as a stream, what the caller gets; how `ask` sends it."""
+
+    body: bytes
+    stream: bool
+    gets: dict[str, Any]
+    sent: dict[str, Any]
+
+    def response(self, **options: Any) -> TestResponse:
+        return ask(**{"body": self.body, "stream": self.stream, **self.sent, **options})
+
+
+def rows(name: str, label: str = "id") -> list[Any]:
+    found = json.loads((Path(__file__).parent / "corpus" / name).read_bytes())
+    return [pytest.param(row, id=f"{row[label]}") for row in found]
+
+
+def all_rows() -> Iterator[tuple[str, Row]]:
+    for case in CASES:
+        sent = {key: case[key] for key in ("provider", "status", "headers") if key in case}
+        for mode in ("whole", "stream"):
+            if one := case.get(mode):
+                body = (FOLDER / one["file"]).read_bytes()
+                more = sent | {"content_type": one["content_type"]}
+                yield f"{case['name']}-{mode}", Row(body, mode == "stream", one["expect"], more)
+    for name, one in SAMPLES.items():
+        sent = {key: one[key] for key in ("headers", "content_type")}
+        sent |= {"provider": "workers-ai", "status": one["http_status"]}
+        body = (SAMPLES_FOLDER / name).read_bytes()
+        for stream in {True, name.endswith(".sse")}:  # a stream may be answered with one object
+            yield f"{name}-{stream}", Row(body, stream, one["caller_gets"], sent)
+    for param in rows("workers_ai.json"):
+        (one,) = param.values
+        body = sse(*one["frames"]) if "frames" in one else as_bytes(one["body"])
+        for stream in {True, "frames" in one}:
+            yield (
+                f"{one['id']}-{stream}",
+                Row(body, stream, one["gets"], {"provider": "workers-ai"}),
+            )
+
+
+CASES = json.loads((FOLDER / "index.json").read_bytes())
+ROWS = dict(all_rows())
+STREAMS = {name: row for name, row in ROWS.items() if row.stream and row.body[:1] not in b"{<"}
+ANSWERS = {name: row for name, row in ROWS.items() if not row.stream and row.gets["status"] == 200}
 
 
 def test_the_cases_are_all_there() -> None:
-    files = {case[mode]["file"] for case, mode in ROWS.values()}
+    files = {case[mode]["file"] for case in CASES for mode in ("whole", "stream") if mode in case}
     assert files == {path.name for path in FOLDER.iterdir()} - {"index.json"}
-    assert (len(CASES), len(ROWS)) == (52, 90)
+    assert len(CASES) == 52
 
 
 @pytest.mark.parametrize("size", [4096, 1], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_what_must_come(clients: Clients, row: Any, size: int) -> None:
-    case, mode = row
-    check(post(clients, row, body_of(row), size=size), case[mode]["expect"], mode)
+def test_what_must_come(row: Row, size: int) -> None:
+    check(row.response(size=size), row.gets)
 
 
 def is_finished(stream: bytes) -> bool:
@@ -197,9 +195,10 @@ def is_finished(stream: bytes) -> bool:
         if data == b"[DONE]":
             return True
         try:
-            choice = json.loads(data)["choices"][0]
-        except (ValueError, LookupError):
+            frame = json.loads(data)
+        except ValueError:
             continue
+        choice = (frame.get("choices") or [frame])[0]
         said = choice.get("delta") or choice.get("message") or {}
         finished = bool(choice.get("finish_reason")) or (finished and not said.get("content"))
     return finished
@@ -207,25 +206,85 @@ def is_finished(stream: bytes) -> bool:
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("row", STREAMS.values(), ids=STREAMS)
-def test_a_cut_never_looks_whole(clients: Clients, row: Any, reset: bool) -> None:
+def test_a_cut_never_looks_whole(row: Row, reset: bool) -> None:
     """Cut after each event, and in the middle of each."""
-    body = body_of(row)
-    ends = [at for at in range(len(body)) if body.startswith(b"\n\n", at)]
+    ends = [at for at in range(len(row.body)) if row.body.startswith(b"\n\n", at)]
     cuts = {0, *(end + 2 for end in ends), *(() if reset else (end - 40 for end in ends))}
-    for cut in sorted(cuts - {len(body)}):
-        response = post(clients, row, body[:cut], reset=reset)
+    for cut in sorted(cuts - {len(row.body)}):
+        response = row.response(body=row.body[:cut], reset=reset)
         if response.status_code == 200:
-            heard = Heard.of(response, "stream")
-            assert not heard.done or is_finished(body[:cut]), body[:cut]
+            assert heard_in(response).error or is_finished(row.body[:cut]), row.body[:cut]
         else:
             assert response.status_code in (400, 502)
 
 
-ANSWERS = {name: row for name, row in ROWS.items() if row[1] == "whole" and row[0]["status"] < 300}
-
-
 @pytest.mark.parametrize("row", ANSWERS.values(), ids=ANSWERS)
-def test_half_of_a_whole_answer_is_none(clients: Clients, row: Any) -> None:
-    body = body_of(row)
-    response = post(clients, row, body[: len(body) // 2])
-    assert response.status_code == 502
+def test_half_of_a_whole_answer_is_none(row: Row) -> None:
+    assert row.response(body=row.body[: len(row.body) // 2]).status_code == 502
+
+
+# --- refusals, words for an end, errors in a 200 ------------------------------------------------
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+HALF = {"choices": [{"delta": {"content": "Half"}}]}
+FRAMES = rows("errors_in_200.json")
+
+
+def error_of(response: TestResponse, row: dict[str, Any]) -> dict[str, Any]:
+    """The error of the row, with its status. Where the row has several codes, each is right."""
+    error: dict[str, Any] = response.get_json()["error"]
+    assert error["code"] in (row["code"] if isinstance(row["code"], list) else [row["code"]])
+    assert response.status_code == ProxyError(error["code"]).status
+    return error
+
+
+@pytest.mark.parametrize("row", rows("refusals.json"))
+def test_a_refusal(row: dict[str, Any]) -> None:
+    """Its code, whether a retry helps, the place; a number is the provider's own or not there."""
+    response = ask(row["body"], False, status=row["status"], headers=row.get("headers", ()))
+    error = error_of(response, row)
+    retry = response.headers.get("X-Should-Retry")
+    assert row.get("retry", retry) == retry
+    assert row.get("param", error["param"]) == error["param"]
+    prose = error["message"].removesuffix(response.headers["X-Request-Id"])
+    assert row.get("says", "") in prose
+    if error["code"] == "provider_rejected_input":
+        assert (f"'{error['param']}'" in prose) is (error["param"] is not None)
+    if error["code"] == "context_length_exceeded":
+        size = re.search(r"window(?: of (\d+) tokens)?(?: \((\d+) were asked for\))?;", prose)
+        numbers = [str(row[name]) if name in row else None for name in ("limit", "needed")]
+        assert size and [*size.groups()] == numbers
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("row", rows("finish_words.json", "word"))
+def test_a_word_for_an_end(row: dict[str, Any], stream: bool) -> None:
+    message = {
+        "tool_calls": {"tool_calls": [{"index": 0, **CALL}]},
+        "function_call": {"function_call": {"name": "f", "arguments": "{}"}},
+    }.get(row["expected"], {"content": "Half"})
+    end = {"finish_reason": row["word"]}
+    events = sse({"choices": [{"delta": message}]}, {"choices": [{"delta": {}, **end}]})
+    response = ask(events if stream else {"choices": [{"message": message, **end}]}, stream)
+    if row["expected"] == "error" and not stream:
+        error_of(response, {"code": "provider_failed"})
+    else:
+        heard = heard_in(response)
+        assert (heard.finish or "error") == row["expected"]
+        assert heard.error == (None if heard.finish else "provider_failed")
+
+
+@pytest.mark.parametrize("row", [row for row in FRAMES if row.values[0]["code"]])
+def test_an_error_in_a_200(row: dict[str, Any]) -> None:
+    """As first event it keeps its status. After text an error event ends the stream, and no [DONE],
+    although the provider sends one."""
+    name = f"event: {row['event']}\n".encode() if "event" in row else b""
+    first = error_of(ask(name + sse(row["frame"]), True), row)
+    later = ask(sse(HALF, done=False) + name + sse(row["frame"]), True)
+    assert heard_in(later).error == first["code"]
+
+
+@pytest.mark.parametrize("row", [row for row in FRAMES if not row.values[0]["code"]])
+def test_a_frame_that_is_no_error(row: dict[str, Any]) -> None:
+    heard = heard_in(ask(sse(row["frame"]), True))
+    assert heard.content == row["frame"]["choices"][0]["delta"]["content"]

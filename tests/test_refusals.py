@@ -59,20 +59,29 @@ def test_prose_is_never_relayed(status: int, start: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "wait"),
+    ("headers", "retry", "wait"),
     [
-        ({"Retry_After": " 7 "}, "7"),
-        ({"Retry_After": "0.2"}, "1"),
-        ({"retry_after_ms": "1500"}, "2"),
-        ({"retry_after_ms": "x", "Retry_After": "3"}, "3"),
-        ({"Retry_After": "\u0665"}, None),
-        ({"Retry_After": "9" * 5000}, None),
-        ({}, None),
+        ({"Retry_After": " 7 "}, "true", "7"),
+        ({"Retry_After": "0.2"}, "true", "1"),
+        ({"Retry_After": "60"}, "true", "60"),
+        ({"Retry_After": "61"}, "false", "61"),  # over a minute a retry does not help
+        ({"Retry_After": "99999999"}, "false", "86400"),
+        ({"Retry_After": "Mon, 21 Sep 2026 14:13:30 GMT"}, "true", "10"),
+        ({"Retry_After": "Tue, 22 Sep 2026 00:13:20 GMT"}, "false", "36000"),
+        ({"retry_after_ms": "1500"}, "true", "2"),
+        ({"retry_after_ms": "x", "Retry_After": "3"}, "true", "3"),
+        ({"Retry_After": "0"}, "true", None),
+        ({"Retry_After": "Sun, 21 Sep 2025 14:13:30 GMT"}, "true", None),
+        ({"Retry_After": "Mon, 99 Sep 2026 14:13:30 GMT"}, "true", None),
+        ({"Retry_After": "\u0665"}, "true", None),
+        ({"Retry_After": "9" * 5000}, "true", None),
+        ({}, "true", None),
     ],
 )
-def test_a_wait_is_passed_on_in_seconds(headers: dict[str, str], wait: str | None) -> None:
-    """RFC 9110, 10.2.3; also with a 503."""
-    assert error(503, {"error": "x"}, **headers).headers.get("Retry-After") == wait
+def test_a_sane_wait_is_passed_on(headers: dict[str, str], retry: str, wait: str | None) -> None:
+    """RFC 9110, 10.2.3. For a limit it is 15 seconds where the provider names none."""
+    assert told_of(error(503, {"error": "x"}, **headers))[3:] == (retry, wait)
+    assert told_of(error(429, {"error": "x"}, **headers))[3:] == (retry, wait or "15")
 
 
 def test_the_log_names_the_settings_of_an_address() -> None:

@@ -101,7 +101,7 @@ FAULTS = [
     *("close=middle", "no_done", "junk", "garbage", "huge=9000000", "gzip=9000000"),
 ]
 SAMPLES = {  # one for each outcome, and each stream
-    str(sample.caller_gets or name): f"sample={name}" for name, sample in recorded.SAMPLES.items()
+    str(sample["caller_gets"]): f"sample={name}" for name, sample in recorded.SAMPLES.items()
 }
 ROWS = {
     **{f"{fault}-whole": (fault, False) for fault in FAULTS},
