@@ -15,7 +15,7 @@ from proxy.strict_json import JSON
 
 MAX_CALLS = 1000  # in one answer: OpenAI allows 128 tools
 _MAX_REREAD = 64 * 1024  # characters
-_FUNCTION_TYPES = (None, "", "function", "function_call")
+_FUNCTION_TYPES = ("", "function", "function_call")
 _CALL_KEYS = {"index", "id", "call_id", "type", "function"}
 _FUNCTION_KEYS = {"name", "arguments"}
 
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
     @property
     def begins_other(self) -> bool:
         """Whether it begins a call of another type; its next pieces need not name the type."""
-        return self.rest.get("type") not in _FUNCTION_TYPES
+        return _is_other(self.rest)
 
 
 @dataclass
@@ -164,13 +164,18 @@ def _piece(raw: JSON, relay: bool) -> Piece:
         if relay:
             of_function = strict_json.others(function, _FUNCTION_KEYS)
             rest = {**strict_json.others(raw, _CALL_KEYS), "function": of_function}
-    elif raw.get("type") in _FUNCTION_TYPES and raw.keys() & _FUNCTION_KEYS:
+    elif raw.keys() & _FUNCTION_KEYS and not _is_other(raw):
         function = raw  # flat: its other keys belong to the provider's own form
     else:
         function, rest = {}, strict_json.others(raw, {"function"})
     index = raw["index"] if type(raw.get("index")) is int else None  # a bool is none
     id = _text(raw.get("id") or raw.get("call_id"))
     return Piece(index, id, _text(function.get("name")), _text(function.get("arguments")), rest)
+
+
+def _is_other(raw: JSON) -> bool:
+    """Whether its type is another than a function's."""
+    return isinstance(kind := raw.get("type"), str) and kind not in _FUNCTION_TYPES
 
 
 def _text(value: Any) -> str:

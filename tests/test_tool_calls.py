@@ -87,6 +87,7 @@ RAW: Rows = {  # the `tool_calls` of each delta
     "two in one delta": ([[*piece(0, *F, "c"), *piece(1, *G, "d")]], [F, G]),
     "flat": ([[FLAT]], [F]),
     "of OpenAI's Responses": ([[FLAT | {"type": "function_call", "call_id": "c"}]], [F]),
+    **{f"flat, the type {kind!r}": ([[FLAT | {"type": kind}]], [F]) for kind in (False, [], {})},
     "an index that is no number": ([[{"index": True, "function": FLAT}]], [F]),
     "no list": (["x", None, {}, 7], []),
     "a list of rubbish": ([["x", None, 7, []]], []),
