@@ -50,21 +50,17 @@ class Reply:
         return iter(self.sent)
 
 
-def whole(
-    provider: Provider, body: Any, *, is_event_stream: bool = False, **fields: Any
-) -> dict[str, Any]:
+def whole(provider: Provider, body: Any, **fields: Any) -> dict[str, Any]:
     """The completion that a provider's whole answer becomes."""
     asked = chat(**fields)
-    parts = answers.parts(provider, asked, Reply([as_bytes(body)], is_event_stream))
+    parts = answers.parts(provider, asked, Reply([as_bytes(body)]))
     return Answer(asked, AnswerUsage(), token_limit=provider.token_limit).completion(parts)
 
 
-def streamed(
-    provider: Provider, pieces: Iterable[bytes], *, is_event_stream: bool = True, **fields: Any
-) -> Iterator[dict[str, Any]]:
-    """The chunks that a provider's stream, or its whole answer, becomes."""
+def streamed(provider: Provider, stream: bytes, **fields: Any) -> Iterator[dict[str, Any]]:
+    """The chunks that a provider's stream becomes."""
     asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
-    parts = answers.parts(provider, asked, Reply([*pieces], is_event_stream))
+    parts = answers.parts(provider, asked, Reply([stream], is_event_stream=True))
     answer = Answer(asked, AnswerUsage(), token_limit=provider.token_limit)
     return as_json(asked, answer.chunks(parts))
 
@@ -91,10 +87,6 @@ def sse(*frames: Any, done: bool = True) -> bytes:
     """A stream of these frames."""
     events = [b"data: " + as_bytes(frame) + b"\n\n" for frame in frames]
     return b"".join(events) + b"data: [DONE]\n\n" * done
-
-
-def byte_by_byte(body: bytes) -> list[bytes]:
-    return [body[i : i + 1] for i in range(len(body))]
 
 
 @dataclass

@@ -4,7 +4,7 @@ asked."""
 from typing import Any
 
 import pytest
-from recorded import Reply, byte_by_byte, chat
+from recorded import Reply, chat
 
 from proxy import sse
 from proxy.completion import Mark
@@ -91,7 +91,7 @@ BODIES = {
 @pytest.mark.parametrize(("body", "stream"), BODIES.values(), ids=BODIES)
 def test_the_first_bytes_say_what_a_body_is(body: bytes, stream: bool, cut: bool) -> None:
     """Any 2xx is an answer."""
-    pieces = byte_by_byte(body) if cut else [body]
+    pieces = [body[i : i + 1] for i in range(len(body))] if cut else [body]
     got = texts(*pieces, status=206, stream=stream)
     assert [text for text in got if text is not Mark.PAUSE] == ["Hi", Mark.DONE]
 

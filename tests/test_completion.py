@@ -107,6 +107,7 @@ ENDS = {
     "the limit passed": (part(content="a", usage=used(1, 257), native=True), "length"),
     "under the limit": (part(content="a", usage=used(1, 255), native=True), "stop"),
     "no usage": (part(content="a", native=True), "stop"),
+    "a call of another type": (part(calls=[{"type": "custom", "id": "c"}]), "tool_calls"),
     "in OpenAI's form": (part(content="a", usage=used(1, 256)), "stop"),
 }
 
@@ -116,16 +117,6 @@ def test_the_finish_reason_is_made_up_where_there_is_none(given: Part, reason: s
     """In the provider's own form it is the limit that tells whether an answer was cut off."""
     assert answer(given, limit=256)["choices"][0]["finish_reason"] == reason
     assert told(given, DONE, limit=256).finish == reason
-
-
-def test_without_a_limit_nothing_was_cut_off() -> None:
-    at_limit = part(content="a", usage=used(1, 256), native=True)
-    assert answer(at_limit)["choices"][0]["finish_reason"] == "stop"
-
-
-def test_a_call_of_another_type_is_a_call() -> None:
-    got = answer(part(calls=[{"type": "custom", "id": "c"}]))
-    assert got["choices"][0]["finish_reason"] == "tool_calls"
 
 
 @pytest.mark.parametrize("kind", ["function", "custom"])
@@ -215,22 +206,6 @@ def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, 
 
 
 ROLE = chunk({"role": "assistant", "content": ""})
-USAGE = {**chunk({}), "choices": [], "usage": used(9, 2)}
-
-
-@pytest.mark.parametrize("usage", [True, False])
-def test_the_chunks_of_a_stream(usage: bool) -> None:
-    """Role, deltas, one finish, and the usage where it was asked for."""
-    parts = [part(content=""), part(content="Hel"), part(content="lo"), part("length")]
-    parts.append(part(usage=used(9, 2), native=True))
-    texts = [chunk({"content": "Hel"}), chunk({"content": "lo"})]
-    got = list(stream(*parts, DONE, usage=usage))
-    assert got == [ROLE, *texts, chunk({}, "length"), *([USAGE] if usage else [])]
-
-
-@pytest.mark.parametrize("end", [DONE, part("stop")], ids=["DONE", "finish"])
-def test_an_empty_string_is_an_answer(end: Any) -> None:
-    assert [*stream(part(content=""), end, usage=False)] == [ROLE, chunk({}, "stop")]
 
 
 def test_the_role_waits_until_something_is_said() -> None:

@@ -99,20 +99,6 @@ def test_nesting(brackets: tuple[str, str]) -> None:
             loads(deeper)
 
 
-@each_reader
-@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_nesting_of_any_depth_is_no_crash(read: Any, opening: bytes) -> None:
-    closing = b"]" if opening == b"[" else b"}"
-    with pytest.raises(InvalidJSON, match="deeper than 64"):
-        read(opening * 100_000 + b"1" + closing * 100_000)
-    with pytest.raises(InvalidJSON):
-        read(opening * 100_000)
-
-
-def test_many_brackets_side_by_side_are_not_deep() -> None:
-    assert loads(b"[" + b"[[]]," * 10_000 + b"[]]")[0] == [[]]
-
-
 ITEMS = {  # of a list, each with its comma and the number of its marks
     "objects": (b"{},", 3),
     "numbers": (b"0,", 1),
