@@ -16,6 +16,7 @@ CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
 
 
+TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 INDEX = json.loads((Path(__file__).parent / "samples" / "index.json").read_bytes())
 SAMPLES: dict[str, dict[str, Any]] = {entry["file"]: entry for entry in INDEX["samples"]}
 
@@ -110,6 +111,7 @@ class Heard:
             heard.error = answer.get("error", {}).get("code")
             heard.fields |= answer.keys()
             heard.usage = answer.get("usage", heard.usage)
+            assert {int} >= {type(n) for name, n in heard.usage.items() if name in TOKENS}
             for name in ("id", "object", "created", "model"):
                 assert heard.error or answer[name] == answers[0][name]
             for choice in answer.get("choices", ()):

@@ -9,7 +9,6 @@ import pytest
 from recorded import Heard, as_json, chat
 
 from proxy.completion import Answer, Mark, Part, around_text
-from proxy.errors import ProviderError
 from proxy.tool_calls import pieces
 from proxy.usage import AnswerUsage
 
@@ -82,75 +81,11 @@ def test_content_is_null_only_beside_something_else() -> None:
         assert answer(given)["choices"][0]["message"]["content"] == content
 
 
-@pytest.mark.parametrize(
-    "given", [part(), part(usage=used(1, 1)), part("tool_calls"), part("function_call")]
-)
-def test_no_answer(given: Part) -> None:
-    """Neither text, tool call, reasoning nor finish; or a finish that announces a call."""
-    for ask in (answer, lambda part: next(stream(part, DONE))):
-        with pytest.raises(ProviderError) as caught:
-            ask(given)
-        assert caught.value.code == "provider_bad_answer"
-
-
-ENDS = {
-    "the provider's": (part("content_filter", content="a"), "content_filter"),
-    "stop beside calls": (part("stop", calls=[F]), "tool_calls"),
-    "length beside calls": (part("length", calls=[F]), "length"),
-    "tool_calls, and none": (part("tool_calls", content="a"), "stop"),
-    "function_call, and none": (part("function_call", content="a"), "stop"),
-    "function_call": (part("function_call", function_call={"name": "f"}), "function_call"),
-    "calls": (part(calls=[F], native=True), "tool_calls"),
-    "calls at the limit": (part(calls=[F], usage=used(1, 256), native=True), "tool_calls"),
-    "the limit reached": (part(content="a", usage=used(1, 256), native=True), "length"),
-    "stop at the limit": (part("stop", content="a", usage=used(1, 256), native=True), "stop"),
-    "the limit passed": (part(content="a", usage=used(1, 257), native=True), "length"),
-    "under the limit": (part(content="a", usage=used(1, 255), native=True), "stop"),
-    "no usage": (part(content="a", native=True), "stop"),
-    "a call of another type": (part(calls=[{"type": "custom", "id": "c"}]), "tool_calls"),
-    "in OpenAI's form": (part(content="a", usage=used(1, 256)), "stop"),
-}
-
-
-@pytest.mark.parametrize(("given", "reason"), ENDS.values(), ids=ENDS)
-def test_the_finish_reason_is_made_up_where_there_is_none(given: Part, reason: str) -> None:
-    """In the provider's own form it is the limit that tells whether an answer was cut off."""
-    assert answer(given, limit=256)["choices"][0]["finish_reason"] == reason
-    assert told(given, DONE, limit=256).finish == reason
-
-
 @pytest.mark.parametrize("kind", ["function", "custom"])
 def test_stop_stays_where_the_caller_named_the_function(kind: str) -> None:
     """As OpenAI itself has it."""
     got = answer(part("stop", calls=[F]), tool_choice={"type": kind, kind: {"name": "f"}})
     assert got["choices"][0]["finish_reason"] == "stop"
-
-
-DETAILS = {"prompt_tokens_details": {"cached_tokens": 4}}
-
-
-@pytest.mark.parametrize(
-    ("raw", "usage"),
-    [
-        (None, ZEROS),
-        ({"prompt_tokens": 9, "completion_tokens": 3}, used(9, 3)),
-        ({"prompt_tokens": 9.0, "completion_tokens": 3.7, "total_tokens": 12.9}, used(9, 3)),
-        (used(9, 3) | {"total_tokens": 20}, used(9, 3) | {"total_tokens": 20}),
-        ({"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}, used(9, 3)),
-        ({"prompt_tokens": None, "completion_tokens": "3", "total_tokens": []}, ZEROS),
-        ({"prompt_tokens": -1, "completion_tokens": 3}, used(0, 3)),
-        (used(9, 3, cost="1", **DETAILS), used(9, 3, cost="1", **DETAILS)),
-        ({"prompt_tokens": 10**16, "completion_tokens": 1e300}, ZEROS),
-        ({"prompt_tokens": int("9" * 4300), "completion_tokens": True}, ZEROS),
-        ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, ZEROS),
-    ],
-)
-def test_usage_is_three_whole_numbers_always(raw: Any, usage: dict[str, Any]) -> None:
-    """Zeros where there is no sane number; the other keys are kept."""
-    got = answer(part(content="a", usage=raw))["usage"]
-    assert got == usage
-    assert all(type(got[name]) is int for name in ZEROS)
-    assert told(part(content="a", usage=raw, native=True), DONE).usage == usage
 
 
 def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
@@ -225,33 +160,6 @@ def test_the_role_waits_until_something_is_said() -> None:
     assert len(read) == 3  # each token leaves before the next is awaited
 
 
-FIRST = part("stop", content="a")
-CUTS: dict[str, tuple[list[Any], str, int]] = {  # parts, code, chunks before the error
-    "nothing": ([], "provider_failed", 0),
-    "an empty part": ([part()], "provider_failed", 0),
-    "the name of a call": ([part(calls=[F])], "provider_failed", 1),
-    "usage, DONE": ([part(usage=used(1, 0)), DONE], "provider_bad_answer", 0),
-    "an empty text": ([part(content="")], "provider_failed", 1),
-    "text, usage": ([part(content="a"), part(usage=ZEROS, native=True)], "provider_failed", 2),
-    "finish, text": ([FIRST, part(content="b")], "provider_failed", 3),
-    "finish, reasoning": ([FIRST, part(reasoning_content="b")], "provider_failed", 3),
-    "finish, a call": ([FIRST, part(calls=[CALL])], "provider_failed", 3),
-    "finish, the name of a call": ([FIRST, part(calls=[F])], "provider_failed", 2),
-}
-
-
-@pytest.mark.parametrize(("parts", "code", "heard"), CUTS.values(), ids=CUTS)
-def test_a_cut_stream_has_no_end(parts: list[Any], code: str, heard: int) -> None:
-    """Neither [DONE] nor a finish_reason at the end: no finish, no usage, but a failure."""
-    got: list[Any] = []
-    with pytest.raises(ProviderError) as caught:
-        got.extend(stream(*parts))
-    assert (caught.value.code, len(got)) == (code, heard)
-    assert not any(told["choices"][0]["finish_reason"] for told in got)
-    with pytest.raises(ProviderError):
-        Answer(chat(), AnswerUsage(), token_limit=None).completion(parts)
-
-
 def test_pauses_are_passed_on_and_mean_nothing() -> None:
     parts = [Mark.PAUSE, part(content="a"), Mark.PAUSE, DONE]
     first, *rest = Answer(chat(stream=True), AnswerUsage(), token_limit=None).chunks(parts)
@@ -269,28 +177,6 @@ def test_a_text_is_written_as_any_chunk(model: str) -> None:
 def test_what_follows_a_finish_shows_that_it_was_none() -> None:
     got = told(part("length", content="a"), part(content="b"), DONE, DONE, part(content="c"))
     assert (got.content, got.finish) == ("ab", "length")
-
-
-ONE = part(usage=used(39, 1))
-MORE = part(usage=used(0, 3, **DETAILS))
-ALL = part(usage=used(39, 5), native=True)
-NOTHING = part(usage=ZEROS, native=True)
-USAGES: dict[str, tuple[list[Part], dict[str, Any]]] = {
-    "none": ([], ZEROS),
-    "increments": ([ONE, MORE], used(39, 4, **DETAILS)),
-    "counts so far": ([ONE, part(usage=used(39, 5))], used(39, 5)),
-    "increments, then all of it": ([ONE, MORE, ALL], used(39, 5)),
-    "all of it, then zeros": ([MORE, ALL, NOTHING], used(39, 5)),
-    "zeros at the end count nothing": ([ONE, NOTHING], used(39, 1)),
-    "so far in its own form": ([part(usage=used(39, 1), native=True), ALL], used(39, 5)),
-}
-
-
-@pytest.mark.parametrize(("parts", "usage"), USAGES.values(), ids=USAGES)
-def test_usage_once(parts: list[Part], usage: dict[str, Any]) -> None:
-    """However a provider tells it: last, and all of it; also where it came before the text."""
-    assert told(part(content="a"), *parts, DONE).usage == usage
-    assert told(*parts, part(content="a"), DONE).usage == usage
 
 
 def test_a_message_after_its_deltas_is_not_sent_again() -> None:

@@ -2,7 +2,8 @@
 
 Each row goes through the application, with the provider answered by `responses`:
 - provider_cases/index.json: answers from public reports, with their bytes
-- samples/index.json, corpus/workers_ai.json: what Workers AI sends
+- samples/index.json: what Workers AI sends
+- corpus/answers.json: answers and streams of other forms; where no provider is named, Workers AI's
 - the rest of corpus/: refusals, words for an end, errors inside a 200. A `source` names where the
   text was seen; "made up" marks a row that only guards against a false alarm, or shows a form.
 """
@@ -21,7 +22,7 @@ import pytest
 import responses
 import serving
 from flask.testing import FlaskClient
-from recorded import SAMPLES, Heard, as_bytes, sse
+from recorded import SAMPLES, TOKENS, Heard, as_bytes, sse
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -34,9 +35,6 @@ PATHS = {
     "openai": "/v1/chat/completions",
     "workers-ai": f"/client/v4/accounts/{serving.ACCOUNT}/ai/run/{serving.MODEL}",
 }
-
-
-TOKENS = ("prompt", "completion", "total")
 
 
 @cache
@@ -110,7 +108,7 @@ def check(response: TestResponse, expected: dict[str, Any]) -> None:
             "calls": heard.functions,
             "custom_calls": [[call["name"], call["input"]] for call in customs],
             "indexes": [call.get("index") for call in heard.calls],
-            "tokens": [heard.usage.get(f"{name}_tokens") for name in TOKENS],
+            "tokens": [heard.usage.get(name) for name in TOKENS],
         }
         assert heard.fields >= set(expected.get("extra_has", ()))
         for call, extra in zip(heard.calls, expected.get("call_extra", heard.calls), strict=True):
@@ -169,14 +167,13 @@ def all_rows() -> Iterator[tuple[str, Row]]:
         body = (SAMPLES_FOLDER / name).read_bytes()
         for stream in {True, name.endswith(".sse")}:  # a stream may be answered with one object
             yield f"{name}-{stream}", Row(body, stream, one["caller_gets"], sent)
-    for param in rows("workers_ai.json"):
+    for param in rows("answers.json"):
         (one,) = param.values
-        body = sse(*one["frames"]) if "frames" in one else as_bytes(one["body"])
-        for stream in {True, "frames" in one}:
-            yield (
-                f"{one['id']}-{stream}",
-                Row(body, stream, one["gets"], {"provider": "workers-ai"}),
-            )
+        frames = one.get("frames")
+        body = as_bytes(one["body"]) if frames is None else sse(*frames, done="is_cut" not in one)
+        for stream in {True, frames is not None}:
+            sent = {"provider": one.get("provider", "workers-ai")}
+            yield f"{one['id']}-{stream}", Row(body, stream, one["gets"], sent)
 
 
 CASES = json.loads((FOLDER / "index.json").read_bytes())

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import random_json
-from recorded import SECONDS_TO_MIDNIGHT, chat, refused, request_to, sse, streamed, told_of, whole
+from recorded import (
+    SECONDS_TO_MIDNIGHT,
+    TOKENS,
+    chat,
+    refused,
+    request_to,
+    sse,
+    streamed,
+    told_of,
+    whole,
+)
 
 from proxy import strict_json
 from proxy.errors import CallerError, ProviderError
@@ -214,7 +224,6 @@ NAMES = [
 ATOMS = [None, True, False, -1, 0, 1.5, 1e300, "", "a", "stop", "error", "message", "3043"]
 ANYTHING = list(random_json.values(1500, ATOMS, NAMES))
 OBJECTS = [value for value in ANYTHING if isinstance(value, dict)]
-TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 FINISHES = {"stop", "length", "tool_calls", "content_filter"}
 
 
