@@ -6,19 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from recorded import Heard, as_json, chat
+from recorded import as_json, chat
 
 from proxy.completion import Answer, Mark, Part, around_text
 from proxy.tool_calls import pieces
 from proxy.usage import AnswerUsage
 
-ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 DONE = Mark.DONE
-
-
-def used(prompt: int, answer: int, **more: Any) -> dict[str, Any]:
-    total = prompt + answer
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total, **more}
+USED = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 
 def part(
@@ -29,29 +24,22 @@ def part(
     choice: Any = None,
     fields: Any = None,
     native: bool = False,
-    is_message: bool = False,
     **delta: Any,
 ) -> Part:
     """A part with this delta."""
     found = pieces([*calls], relay=True)
-    return Part(
-        delta, found, finish, usage or {}, choice or {}, fields or {}, not native, is_message
-    )
+    return Part(delta, found, finish, usage or {}, choice or {}, fields or {}, not native, False)
 
 
-def answer(*parts: Part | Mark, limit: int | None = None, **asked: Any) -> dict[str, Any]:
+def answer(*parts: Part | Mark, **asked: Any) -> dict[str, Any]:
     """The completion from these parts and [DONE]."""
     chat_ = chat(**asked).without_input()
-    return Answer(chat_, AnswerUsage(), token_limit=limit).completion([*parts, DONE])
+    return Answer(chat_, AnswerUsage(), token_limit=None).completion([*parts, DONE])
 
 
-def stream(*parts: Part | Mark, limit: int | None = None, usage: bool = True) -> Iterator[Any]:
-    asked = chat(stream=True, stream_options={"include_usage": usage})
-    return as_json(asked, Answer(asked, AnswerUsage(), token_limit=limit).chunks(parts))
-
-
-def told(*parts: Part | Mark, limit: int | None = None) -> Heard:
-    return Heard.of(*stream(*parts, limit=limit))
+def stream(*parts: Part | Mark) -> Iterator[Any]:
+    asked = chat(stream=True)
+    return as_json(asked, Answer(asked, AnswerUsage(), token_limit=None).chunks([*parts, DONE]))
 
 
 def function(name: str, arguments: str = "", **more: Any) -> dict[str, Any]:
@@ -103,7 +91,7 @@ def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
         part(function_call={"name": "f", "arguments": ""}, audio={"id": "a"}),
         part(function_call={"arguments": '{"a":'}, audio={"data": "x"}),
         part(function_call={"arguments": "1}"}, audio={"data": "y", "expires_at": 1}),
-        part("stop", usage=used(9, 2), choice={"logprobs": {"refusal": None}}),
+        part("stop", usage=USED, choice={"logprobs": {"refusal": None}}),
         stream_options={"include_usage": True},
     )
     (choice,) = got["choices"]
@@ -124,19 +112,19 @@ def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
         "logprobs": {"content": [1, 2], "refusal": None},
         "finish_reason": "tool_calls",
     }
-    assert (got["usage"], got["service_tier"]) == (used(9, 2), "x")
+    assert (got["usage"], got["service_tier"]) == (USED, "x")
 
 
 # --- streams ------------------------------------------------------------------------------------
 
 
-def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+def chunk(delta: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
         "created": 1_790_000_000,
         "model": "m",
-        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}],
     }
 
 
@@ -148,7 +136,7 @@ def test_the_role_waits_until_something_is_said() -> None:
     read = []
 
     def parts() -> Iterator[Part]:
-        for given in (part(), part(usage=used(1, 0)), part(content="a"), part(content="b")):
+        for given in (part(), part(usage=USED), part(content="a"), part(content="b")):
             read.append(given)
             yield given
 
@@ -174,32 +162,16 @@ def test_a_text_is_written_as_any_chunk(model: str) -> None:
     assert json.loads(before + b'"Hi"' + after) == chunk({"content": "Hi"}) | {"model": model}
 
 
-def test_what_follows_a_finish_shows_that_it_was_none() -> None:
-    got = told(part("length", content="a"), part(content="b"), DONE, DONE, part(content="c"))
-    assert (got.content, got.finish) == ("ab", "length")
-
-
-def test_a_message_after_its_deltas_is_not_sent_again() -> None:
-    last = part("length", content="ab", is_message=True, annotations=[], calls=[CALL])
-    got = told(part(content="a", calls=[CALL]), part(content="b"), last)
-    assert (got.content, got.finish, len(got.calls)) == ("ab", "length", 1)
-    assert told(part(content=""), last).content == "ab"
-    assert told(part(calls=[CALL]), last).content == ""
-    message = answer(part(content="a"), last)["choices"][0]["message"]
-    assert message == {"role": "assistant", "content": "a", "refusal": None, "annotations": []}
-
-
 def test_fields_are_relayed_wherever_they_came() -> None:
     """Before the text, with it, with the finish, with the usage: on the next chunk."""
     got = stream(
         part(fields={"a": 1}, native=True),
         part(content="x", fields={"b": 2}),
         part("stop", fields={"c": 3}),
-        part(usage=used(1, 1), fields={"d": 4}, native=True),
-        DONE,
+        part(usage=USED, fields={"d": 4}, native=True),
     )
     relayed = [{key: value for key, value in one.items() if key in "abcd"} for one in got]
-    assert relayed == [{}, {"a": 1, "b": 2}, {"c": 3, "d": 4}, {}]
+    assert relayed == [{}, {"a": 1, "b": 2}, {"c": 3, "d": 4}]
 
 
 def test_other_keys_of_the_choice_are_relayed() -> None:
@@ -208,7 +180,7 @@ def test_other_keys_of_the_choice_are_relayed() -> None:
     first, last = {"content_filter_results": {}, "chat": 1}, {"native_finish_reason": "eos"}
     early = part(content="", choice={"logprobs": {"content": [1]}})
     given = [early, part(content="a", choice=first), part("stop", choice=last)]
-    role, text, finish, _ = stream(*given, DONE)
+    role, text, finish = stream(*given)
     assert role == ROLE
     assert text["choices"][0].items() >= {**first, "logprobs": {"content": [1]}}.items()
     assert finish["choices"][0].items() >= (last | {"finish_reason": "stop"}).items()

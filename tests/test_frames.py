@@ -1,11 +1,10 @@
-"""What a frame adds, whatever its values came as."""
+"""What a frame adds, whatever its values came as; most of its forms are in test_provider_cases."""
 
 from typing import Any
 
 import pytest
 
 from proxy.completion import Part
-from proxy.errors import ProviderError
 from proxy.providers import frames
 
 
@@ -19,39 +18,6 @@ def whole(message: Any, **more: Any) -> Part:
 
 def typed(kind: Any, **inner: Any) -> dict[str, Any]:
     return {"type": kind, **inner}
-
-
-TEXT = typed("text", text="a")
-IN_PARTS: dict[str, tuple[Any, str | None, str | None]] = {  # content, reasoning
-    "text": ("a", "a", None),
-    "null": (None, None, None),
-    "a number": (42, "42", None),
-    "an object": ({"a": 1}, '{"a":1}', None),
-    "an empty list": ([], None, None),
-    "text parts": ([TEXT, typed("output_text", text="b")], "ab", None),
-    "a part without a type": ([{"text": "a"}], "a", None),
-    "thinking": ([typed("thinking", thinking="a")], None, "a"),
-    "thinking in parts": ([typed("thinking", thinking=[TEXT]), {"text": "b"}], "b", "a"),
-    "reasoning": ([typed("reasoning", text="a"), typed("reasoning", reasoning="b")], None, "ab"),
-    "its summary": ([typed("reasoning", summary=[typed("summary_text", text="a")])], None, "a"),
-    "a refusal": ([typed("refusal", refusal="a")], "a", None),
-    "a text that is null": ([typed("text", text=None), {"text": "a"}], "a", None),
-    "a part without a text": ([{"type": "text"}, TEXT], '{"type":"text"}a', None),
-    "a number as text": ([typed("text", text=4)], "4", None),
-    "objects of the model's own": ([{"a": 1}, {"summary": "b"}], '[{"a":1},{"summary":"b"}]', None),
-    "an unknown part": ([{"text": "a"}, typed("x", text=1)], 'a{"type":"x","text":1}', None),
-    "text among parts": ([{"text": "a"}, "b"], "ab", None),
-    "a list of anything": ([1, "a"], '[1,"a"]', None),
-    "a type that is a list": ([typed(["text"], text="a")], '[{"type":["text"],"text":"a"}]', None),
-}
-
-
-@pytest.mark.parametrize(("value", "content", "reasoning"), IN_PARTS.values(), ids=IN_PARTS)
-def test_content_in_parts(value: Any, content: str | None, reasoning: str | None) -> None:
-    texts = {"content": content, "reasoning_content": reasoning}
-    expected = {name: text for name, text in texts.items() if text is not None}
-    for part in (event({"content": value}), whole({"content": value})):
-        assert part.delta == expected
 
 
 @pytest.mark.parametrize(
@@ -77,41 +43,6 @@ def test_finish_reasons_that_are_none(value: Any) -> None:
     """The words are in corpus/finish_words.json."""
     assert event({}, finish_reason=value).finish_reason is None
     assert whole({"content": "a"}, finish_reason=value).finish_reason is None
-
-
-def test_a_message_beside_an_empty_delta() -> None:
-    """More of what counts in an event: provider_cases/perplexity_*."""
-    part = event({}, message={"content": "ab"})
-    assert (part.delta, part.is_message) == ({"content": "ab"}, True)
-
-
-@pytest.mark.parametrize("is_event", [True, False])
-def test_the_provider_s_own_form(is_event: bool) -> None:
-    """OpenAI's Responses; as a whole answer it is a message, so each of its calls is one."""
-    reasoning = typed("reasoning", summary=[typed("summary_text", text="h")])
-    output = [reasoning, None, typed("message", content=[typed("output_text", text="a")])]
-    frame = {"result": {"output": output, "status": "incomplete"}}
-    part = frames.part(frame, is_event=is_event, relay=False)
-    assert part.delta == {"reasoning_content": "h", "content": "a"}
-    assert (part.finish_reason, part.has_choices) == ("length", False)
-    assert part.is_message is not is_event
-
-
-@pytest.mark.parametrize(
-    ("content", "response", "delta"),
-    [("a", "b", "a"), ("", "b", "b"), (None, "", ""), ("", [], ""), (0, None, "0")],
-)
-def test_the_text_in_both_forms(content: Any, response: Any, delta: str) -> None:
-    frame = {"choices": [{"message": {"content": content}}], "response": response}
-    assert frames.part(frame, is_event=False, relay=False).delta == {"content": delta}
-
-
-def test_calls_in_a_second_choice_are_joined() -> None:
-    function = {"function": {"name": "f", "arguments": "{}"}}
-    second = {"message": {"tool_calls": [function]}}
-    frame = {"choices": [{"message": {"content": "a"}}, second, "x", {"delta": {}}]}
-    part = frames.part(frame, is_event=False, relay=False)
-    assert (part.delta, [call.name for call in part.calls]) == ({"content": "a"}, ["f"])
 
 
 @pytest.mark.parametrize("relay", [True, False])
@@ -142,15 +73,3 @@ def test_fields_of_a_usage_chunk_without_choices() -> None:
     for own in ({"response": "a"}, {"tool_calls": []}):
         native = {**own, "p": "x", "usage": usage}
         assert frames.part(native, is_event=True, relay=True).fields == {}
-
-
-@pytest.mark.parametrize("result", [None, "a", [1]])
-def test_a_result_must_be_an_object(result: Any) -> None:
-    with pytest.raises(ProviderError):
-        frames.part({"result": result}, is_event=False, relay=False)
-
-
-@pytest.mark.parametrize("choices", [None, [], "x", [None], [["x"]], {"0": {}}])
-def test_choices_that_are_none(choices: Any) -> None:
-    part = frames.part({"choices": choices}, is_event=True, relay=True)
-    assert (part.delta, part.calls, part.has_choices) == ({}, [], False)

@@ -13,7 +13,7 @@ import pytest
 import serving
 from flask.testing import FlaskClient
 from serving import KEY, MODEL, Server
-from test_provider_cases import ROWS, Row
+from test_provider_cases import RECORDED, Row
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -182,7 +182,7 @@ def test_each_answer_is_documented(env: dict[str, str], status: int, asked: dict
     check(client.open(**{"method": "POST", "path": "/", "headers": BEARER} | asked), status)
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("row", RECORDED.values(), ids=RECORDED)
 def test_each_answer_to_what_providers_sent_is_documented(row: Row) -> None:
     """Custom tool calls, refusals, counters, errors."""
     response = row.response()

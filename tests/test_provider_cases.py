@@ -153,7 +153,7 @@ def rows(name: str, label: str = "id") -> list[Any]:
     return [pytest.param(row, id=f"{row[label]}") for row in found]
 
 
-def all_rows() -> Iterator[tuple[str, Row]]:
+def recorded_rows() -> Iterator[tuple[str, Row]]:
     for case in CASES:
         sent = {key: case[key] for key in ("provider", "status", "headers") if key in case}
         for mode in ("whole", "stream"):
@@ -167,6 +167,9 @@ def all_rows() -> Iterator[tuple[str, Row]]:
         body = (SAMPLES_FOLDER / name).read_bytes()
         for stream in {True, name.endswith(".sse")}:  # a stream may be answered with one object
             yield f"{name}-{stream}", Row(body, stream, one["caller_gets"], sent)
+
+
+def made_rows() -> Iterator[tuple[str, Row]]:
     for param in rows("answers.json"):
         (one,) = param.values
         frames = one.get("frames")
@@ -177,7 +180,8 @@ def all_rows() -> Iterator[tuple[str, Row]]:
 
 
 CASES = json.loads((FOLDER / "index.json").read_bytes())
-ROWS = dict(all_rows())
+RECORDED = dict(recorded_rows())
+ROWS = RECORDED | dict(made_rows())
 STREAMS = {name: row for name, row in ROWS.items() if row.stream and row.body[:1] not in b"{<"}
 ANSWERS = {name: row for name, row in ROWS.items() if not row.stream and row.gets["status"] == 200}
 
@@ -205,9 +209,10 @@ def is_finished(stream: bytes) -> bool:
             frame = json.loads(data)
         except ValueError:
             continue
-        choice = (frame.get("choices") or [frame])[0]
+        choice = (frame.get("choices") or [frame.get("result", frame)])[0]
         said = choice.get("delta") or choice.get("message") or {}
-        finished = bool(choice.get("finish_reason")) or (finished and not said.get("content"))
+        is_end = choice.get("finish_reason") or choice.get("status")
+        finished = bool(is_end) or (finished and not said.get("content"))
     return finished
 
 
