@@ -124,10 +124,10 @@ class Heard:
                     assert not (heard.finish and choice["delta"])
                     texts = (choice["delta"].get(key) for key in ("content", "reasoning_content"))
                     assert "" not in texts or number == 0
-                heard._add(choice.get("message") or choice["delta"])
+                heard.add(choice.get("message") or choice["delta"])
         return heard
 
-    def _add(self, message: dict[str, Any]) -> None:
+    def add(self, message: dict[str, Any]) -> None:
         self.content += message.get("content") or ""
         self.reasoning += message.get("reasoning_content") or ""
         for position, call in enumerate(message.get("tool_calls") or ()):
@@ -136,10 +136,12 @@ class Heard:
                 assert call["id"] and call["type"]
                 self.calls.append(call)
                 continue
-            kind = self.calls[index]["type"]
+            before = self.calls[index]
+            inner = before[before["type"]]
             assert not call.get("function", {}).get("name")  # only the arguments come in pieces
-            for name, piece in call[kind].items():
-                self.calls[index][kind][name] += piece
+            for name, piece in call.get(before["type"], {}).items():
+                inner[name] = inner[name] + piece if name in ("arguments", "input") else piece
+            self.calls[index] = {**before, **call, before["type"]: inner}
 
     @property
     def functions(self) -> list[list[str]]:

@@ -1,30 +1,22 @@
 """Tool calls, however a provider numbers, names and cuts them."""
 
 import time
-from copy import deepcopy
 from typing import Any
 
 import pytest
+from recorded import Heard
 
 from proxy.errors import ProviderError
 from proxy.tool_calls import MAX_CALLS, ToolCalls, pieces
 
 
 def calls_of(*deltas: Any, relay: bool = False) -> list[dict[str, Any]]:
-    """What a client makes of the deltas, as OpenAI's SDK does."""
-    calls = ToolCalls("chatcmpl-1")
-    got: list[dict[str, Any]] = []
-    sent = [calls.deltas(pieces(delta, relay=relay)) for delta in deltas]
-    for delta in [one for part in [*sent, calls.end()] for one in part]:
-        index = delta.pop("index")
-        if index == len(got):
-            got.append(deepcopy(delta))
-            continue
-        kind, text = ("custom", "input") if "custom" in delta else ("function", "arguments")
-        inner = got[index][kind] | delta[kind] | {text: got[index][kind][text] + delta[kind][text]}
-        got[index] |= {**delta, kind: inner}
-    assert all(call["id"] for call in got)
-    return got
+    """What a client makes of the deltas."""
+    calls, heard = ToolCalls("chatcmpl-1"), Heard()
+    for delta in deltas:
+        heard.add({"tool_calls": calls.deltas(pieces(delta, relay=relay))})
+    heard.add({"tool_calls": calls.end()})
+    return heard.calls
 
 
 def deltas(calls: ToolCalls, raw: Any) -> list[Any]:
@@ -140,7 +132,7 @@ def test_other_keys_of_a_call_are_relayed() -> None:
     (call,) = calls_of([raw], [later], relay=True)
     assert call["signature"] == "x"
     (call,) = calls_of([raw])
-    assert set(call) == {"id", "type", "function"}
+    assert set(call) == {"index", "id", "type", "function"}
 
 
 def custom(index: int, id: Any, text: str) -> Any:
