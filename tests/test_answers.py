@@ -1,48 +1,14 @@
-"""What the provider replied: parts of an answer, or a refusal, by what came and not by what was
-asked."""
-
-from typing import Any
+"""What the provider replied: an answer, or a refusal, by what came and not by what was asked."""
 
 import pytest
-from recorded import Reply, chat
+from test_provider_cases import ask, check_error, heard_in
 
 from proxy import sse
-from proxy.completion import Mark
-from proxy.errors import ProviderError
 from proxy.providers import answers
-from proxy.providers.openai_compatible import OpenAICompatible
 
-PROVIDER = OpenAICompatible("http://x", "", {"m": ("m",)})
 TEXT = b'{"choices":[{"index":0,"message":{"content":"Hi"}}]}'
 EVENTS = sse.event(TEXT) + sse.event(sse.DONE)
-
-
-def parts(*sent: bytes, status: int = 200, stream: bool = False, **headers: str) -> list[Any]:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return list(answers.parts(PROVIDER, chat(), Reply([*sent], stream, status, named)))
-
-
-def texts(*sent: bytes, **options: Any) -> list[Any]:
-    """The marks, and the text of each part."""
-    return [
-        part if isinstance(part, Mark) else part.delta["content"]
-        for part in parts(*sent, **options)
-    ]
-
-
-def error(*sent: bytes, **options: Any) -> ProviderError:
-    with pytest.raises(ProviderError) as caught:
-        parts(*sent, **options)
-    return caught.value
-
-
-def test_a_stream_has_a_part_for_each_event_and_a_pause_after_each_piece() -> None:
-    """An empty event is a pause too."""
-    events = [sse.event(TEXT) * 2, b"data:\n\n", sse.event(TEXT) + sse.event(sse.DONE)]
-    got = texts(*events, stream=True)
-    assert got[:7] == ["Hi", "Hi", *[Mark.PAUSE] * 3, "Hi", Mark.DONE]
-
-
+BAD = {"code": "provider_bad_answer"}
 NONSENSE = {
     "nothing": b"",
     "HTML": b"<html>",
@@ -59,41 +25,43 @@ NONSENSE = {
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "event"])
 @pytest.mark.parametrize("body", NONSENSE.values(), ids=NONSENSE)
 def test_what_is_no_json_object_is_no_answer(body: bytes, stream: bool) -> None:
-    sent = sse.event(body) if stream and body else body
-    assert error(sent, sse.event(b"1"), stream=stream).code == "provider_bad_answer"
+    sent = (sse.event(body) if stream and body else body) + sse.event(b"1")
+    check_error(ask(sent, stream, content_type="text/event-stream" if stream else None), BAD)
 
 
 @pytest.mark.parametrize(
     "body", [b'{"error":{"code":"invalid_api_key"}}', b"<html>", b"x" * (answers.MAX_ANSWER + 1)]
 )
 def test_the_status_of_a_refusal_is_a_fact_whatever_its_body(body: bytes) -> None:
-    assert error(body, status=401).code == "provider_auth_failed"
+    check_error(ask(body, False, status=401), {"code": "provider_auth_failed"})
 
 
 BODIES = {
-    "events": (EVENTS, True),
-    "events as text/plain": (EVENTS, False),
-    "JSON as text/event-stream": (TEXT, True),
-    "a byte order mark": (b"\xef\xbb\xbf" + TEXT, False),
-    "a byte order mark before events": (b"\xef\xbb\xbf" + EVENTS, False),
-    "blanks": (b" \r\n\t" * 2000 + TEXT, False),
-    "a comment first": (b": hi\n\n" + EVENTS, False),
-    "a name first": (b"event: message\n" + EVENTS, False),
-    "an id first": (b"id:1\n" + EVENTS, False),
-    "a retry first": (b"retry: 1\n\n" + EVENTS, False),
-    "an unknown field first": (b"x: 1\n" + EVENTS, True),
-    "blanks round [DONE]": (sse.event(TEXT) + b"data:  [DONE] \n\n", True),
-    "keep-alives": (b'data: null\n\ndata: ""\n\ndata:\n\n' + EVENTS, True),
+    "events": (EVENTS, "text/event-stream"),
+    "events as text/plain": (EVENTS, "text/plain"),
+    "JSON as text/event-stream": (TEXT, "text/event-stream"),
+    "a byte order mark": (b"\xef\xbb\xbf" + TEXT, "text/plain"),
+    "a byte order mark before events": (b"\xef\xbb\xbf" + EVENTS, "text/plain"),
+    "blanks": (b" \r\n\t" * 2000 + TEXT, "text/plain"),
+    "a comment first": (b": hi\n\n" + EVENTS, "text/plain"),
+    "a name first": (b"event: message\n" + EVENTS, "text/plain"),
+    "an id first": (b"id:1\n" + EVENTS, "text/plain"),
+    "a retry first": (b"retry: 1\n\n" + EVENTS, "text/plain"),
+    "an unknown field first": (b"x: 1\n" + EVENTS, "text/event-stream"),
+    "blanks round [DONE]": (sse.event(TEXT) + b"data:  [DONE] \n\n", "text/event-stream"),
+    "keep-alives": (b'data: null\n\ndata: ""\n\ndata:\n\n' + EVENTS, "text/event-stream"),
 }
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["one piece", "byte by byte"])
-@pytest.mark.parametrize(("body", "stream"), BODIES.values(), ids=BODIES)
-def test_the_first_bytes_say_what_a_body_is(body: bytes, stream: bool, cut: bool) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("size", [1, 100_000], ids=["byte by byte", "at once"])
+@pytest.mark.parametrize(("body", "content_type"), BODIES.values(), ids=BODIES)
+def test_the_first_bytes_say_what_a_body_is(
+    body: bytes, content_type: str, size: int, stream: bool
+) -> None:
     """Any 2xx is an answer."""
-    pieces = [body[i : i + 1] for i in range(len(body))] if cut else [body]
-    got = texts(*pieces, status=206, stream=stream)
-    assert [text for text in got if text is not Mark.PAUSE] == ["Hi", Mark.DONE]
+    response = ask(body, stream, status=206, size=size, content_type=content_type)
+    assert heard_in(response).content == "Hi"
 
 
 @pytest.mark.parametrize(
@@ -110,17 +78,17 @@ def test_the_first_bytes_say_what_a_body_is(body: bytes, stream: bool, cut: bool
 def test_an_event_named_error(data: bytes, code: str) -> None:
     """Its response's headers count, also where it has no end."""
     event = b"event: error\ndata: " + data
-    got = error(sse.event(TEXT), event + b"\n\n", EVENTS, stream=True)
-    assert got.code == code
+    later = ask(sse.event(TEXT) + event + b"\n\n" + EVENTS, True)
+    assert heard_in(later).error == code
     headers = {"X-Should-Retry": "false", "Retry-After": "7"}
-    got = error(event, X_Should_Retry="false", Retry_After="7")
-    assert (got.code, got.headers) == (code, headers)
+    gets = {"code": code, "retry": "false", "retry_after": "7"}
+    check_error(ask(event, False, headers=headers), gets)
 
 
 def test_an_error_in_a_list() -> None:
-    assert error(b'[{"error":{"code":429}}]').code == "provider_rate_limited"
+    check_error(ask([{"error": {"code": 429}}], False), {"code": "provider_rate_limited"})
 
 
 def test_an_answer_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MAX_ANSWER", len(TEXT) - 1)
-    assert error(TEXT).code == "provider_bad_answer"
+    check_error(ask(TEXT, False), BAD)
