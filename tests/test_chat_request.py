@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import random_json
+from recorded import CREATED
+from recorded import chat as ask
 
 from proxy.chat_request import ChatRequest
 from proxy.errors import CallerError
@@ -18,11 +20,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}
 
 
 def read(body: bytes) -> ChatRequest:
-    return ChatRequest.from_json(body, ["m", "other"], id="chatcmpl-1", created=1_790_000_000)
-
-
-def ask(**fields: Any) -> ChatRequest:
-    return read(json.dumps({"messages": [HI], **fields}).encode())
+    return ChatRequest.from_json(body, ["m", "other"], id="chatcmpl-1", created=CREATED)
 
 
 def refusal(body: bytes) -> CallerError:
@@ -36,31 +34,12 @@ def refused(**fields: Any) -> CallerError:
     return refusal(json.dumps({"messages": [HI], **fields}).encode())
 
 
-def test_the_smallest_request() -> None:
-    """Only messages: the default model, whole, no options."""
-    assert read(b'{"messages":[{"role":"user","content":"Hi"}]}') == ChatRequest(
-        id="chatcmpl-1",
-        created=1_790_000_000,
-        model="m",
-        messages=[HI],
-        stream=False,
-        include_usage=False,
-        max_tokens=None,
-        forces_function=False,
-        options={},
-    )
-
-
 BAD_BODIES = {
     b"": "it is empty",
-    b"\xef\xbb\xbf\r\n\t ": "it is empty",
     b'{"messages": secret}': "line 1, column 14",
-    b"\xff": "not UTF-8",
     b"[{}]": "must be a JSON object",
     b"null": "must be a JSON object",
     b'{"messages":[],"messages":[]}': "the same key twice",
-    b'{"temperature":1e400}': "out of range",
-    b"[" * 100_000: "deeper than 64",
 }
 
 
@@ -251,7 +230,9 @@ def test_unknown_fields_are_kept() -> None:
 STREAM = {"stream": True}
 FORCED = {"forces_function": True}
 NOT_FORCED = {"forces_function": False}
+DEFAULTS = {"id": "chatcmpl-1", "created": CREATED, "include_usage": False, "max_tokens": None}
 READ: list[tuple[dict[str, Any], dict[str, Any]]] = [  # fields as given; what is read from them
+    ({}, {**DEFAULTS, **NOT_FORCED, "model": "m", "stream": False}),
     ({"model": None, "stream": None}, {"model": "m", "stream": False}),  # the first is the default
     ({"model": "other", "stream": False}, {"model": "other", "stream": False}),
     (STREAM, {"stream": True, "include_usage": False}),

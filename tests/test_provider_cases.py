@@ -11,9 +11,7 @@ Each row goes through the application, with the provider answered by `responses`
 import io
 import json
 import re
-import time
 from collections.abc import Iterator
-from email.utils import formatdate
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,15 +70,9 @@ def ask(
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
     if stream:
         asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    dated = {  # `@date+7` is the date in seven seconds
-        name: formatdate(time.time() + int(value[6:]), usegmt=True)
-        if value.startswith("@date+")
-        else value
-        for name, value in dict(headers).items()
-    }
     pieces = Pieces(as_bytes(body), size, reset)
     with responses.RequestsMock() as mock:
-        mock.post(URL + PATHS[provider], body=pieces, headers=dated, **answer)
+        mock.post(URL + PATHS[provider], body=pieces, headers=dict(headers), **answer)
         authorization = {"Authorization": f"Bearer {serving.KEY}"}
         return client(provider).post("/", json=asked, headers=authorization, buffered=True)
 
