@@ -92,3 +92,5 @@ def test_an_error_in_a_list() -> None:
 def test_an_answer_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MAX_ANSWER", len(TEXT) - 1)
     check_error(ask(TEXT, False), BAD)
+    check_error(ask(EVENTS, False), BAD)
+    assert heard_in(ask(EVENTS, True)).content == "Hi"  # of a stream nothing is kept

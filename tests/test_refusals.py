@@ -86,4 +86,4 @@ def test_a_sane_wait_is_passed_on(headers: dict[str, str], retry: str, wait: str
 
 def test_the_log_names_the_settings_of_an_address() -> None:
     settings = "LLAMA_PROVIDER_BASE_URL and LLAMA_PROVIDER_MODELS"
-    assert error(404, {"error": "x"}).notes["fix"] == settings
+    assert error(404, {"error": "x"}).notes == {"seen": "HTTP 404", "fix": settings}
