@@ -14,7 +14,6 @@ from proxy.completion import Answer, Mark, Part
 from proxy.errors import ProviderError
 from proxy.incoming import Bodies
 from proxy.providers import Provider, answers
-from proxy.rate_limit import Counter
 from proxy.request_log import Entry
 from proxy.settings import Settings
 from proxy.upstream import Reply, Upstream
@@ -30,7 +29,11 @@ class Proxy:
         self.config, self.watchdog = config, Watchdog()
         self.upstream = Upstream(config.ca_bundle)
         self.bodies = Bodies(config.max_request_bytes)
-        self.count = Counter(config.rate_limit).count if config.rate_limit else None
+        self.count = None
+        if config.rate_limit:  # its library takes 30 ms to import, and most set no limit
+            from proxy.rate_limit import Counter
+
+            self.count = Counter(config.rate_limit).count
 
 
 # After these errors the next model is asked: the refusal was complete, and is not billed.

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,14 @@ def status(client: FlaskClient, key: str = KEY, path: str = "/", body: object = 
 def limited(env: dict[str, str], rate: str, **more: str) -> FlaskClient:
     env = {**env, "WORKER_ACCESS_KEYS": f"alice:{ALICE}", "RATE_LIMIT": rate, **more}
     return create_app(env).test_client()
+
+
+def test_without_a_limit_its_library_is_not_imported(env: dict[str, str]) -> None:
+    script = "import sys, app; app.create_app(dict(RATE_LIMIT='')); print('limits' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=serving.ROOT, env=env, capture_output=True, text=True
+    )
+    assert ran.stdout.splitlines()[-1] == "False", ran.stderr
 
 
 # --- in memory --------------------------------------------------------------------------------
