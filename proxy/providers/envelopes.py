@@ -17,10 +17,11 @@ def is_error(frame: JSON) -> bool:
     errors.append(first_object(frame.get("choices")).get("error"))
     errors.append(first_object([frame.get("base_resp")]).get("status_code"))  # MiniMax
     is_named = frame.get("success") is False or frame.get("object") == "error"
-    return is_named or any(map(_is_true, errors))
+    return is_named or any(map(_reports_error, errors))
 
 
-def _is_true(value: Any) -> bool:
+def _reports_error(value: Any) -> bool:
+    """Some send a false error with answers: null, {}, 0, "0", or an object of only false values."""
     return any(value.values()) if isinstance(value, dict) else bool(value) and value != "0"
 
 
