@@ -73,7 +73,7 @@ _LONGEST_WAIT = 60  # seconds; Node's SDK sleeps any Retry-After, Python's gives
 
 class ProxyError(Exception):
     """An error with one of CODES. `param`: the place in the request, `messages[1].content`;
-    `retry_after`: seconds; `notes`: facts for the request log only, of them `fix` by the code."""
+    `retry_after`: seconds; `notes`: for the request log only; the code has a default for `fix`."""
 
     def __init__(
         self,
