@@ -238,6 +238,8 @@ def emulator_process(log_file: Path) -> Iterator[Server]:
         yield server
 
 
+# What comes before a stream in chunks.
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 Play = Callable[[], Iterable[bytes | float]]  # what to send, and the seconds to wait
 
 
@@ -342,9 +344,6 @@ class Wire(Provider):
     def __init__(self, plays: dict[str, Play]) -> None:
         super().__init__(self._act)
         self.plays = plays
-
-    def posts(self, name: str) -> int:
-        return sum(f'"{name}"'.encode() in received for received in self.requests)
 
     def _act(self, connection: socket.socket) -> None:
         asked = self.received(connection)

@@ -11,6 +11,7 @@ import pytest
 import serving
 from conftest import Serve
 from crowd import (
+    EVENTS,
     SLACK,
     Play,
     Provider,
@@ -45,7 +46,6 @@ DIRECTIVES = {
     "[[framing=close,drip_body=0.1]]": TOTAL,
 }
 
-EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b'19\r\ndata: {"response":"Hi"}\n\n\r\n'
 WHOLE = EVENTS.replace(b"text/event-stream", b"application/json")
 PLAYS: dict[str, tuple[Play, float]] = {

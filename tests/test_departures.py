@@ -165,12 +165,3 @@ def test_a_client_that_never_reads_loses_its_connection(
         assert left_after(emulator, started) < PATIENCE + 2 * SLACK
         wait_until(lambda: descriptors(worker) <= before)
         assert b"[DONE]" not in read_to_end(connection)
-
-
-def test_a_body_that_stops_is_freed_when_its_client_leaves(running: Server) -> None:
-    (worker,) = workers(running)
-    before = descriptors(worker)
-    with running.connect() as connection:
-        connection.sendall(post("Hi")[:-20])
-        wait_until(lambda: descriptors(worker) > before)
-    wait_until(lambda: descriptors(worker) <= before, deadline=1 + SLACK)

@@ -19,14 +19,7 @@ from pathlib import Path
 import pytest
 import serving
 from conftest import Serve
-from crowd import (
-    SLACK,
-    answer_to,
-    outcome,
-    outcome_of,
-    post,
-    workers,
-)
+from crowd import SLACK, answer_to, outcome, post, request, workers
 from serving import DEADLINE, HOST, ROOT, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
@@ -152,16 +145,13 @@ def test_a_body_of_ten_megabytes(site: Server, emulator: Emulator) -> None:
         (limit, "request_too_large"),
         (limit + 2_000_000, "request_too_large"),
     ]:
-        with site.connect() as connection:
-            connection.sendall(post("[[words=5]] " + "x" * size))
-            received = read_to_end(connection)
-        assert outcome_of(received) == expected
+        assert outcome(answer_to(site, post("[[words=5]] " + "x" * size))) == expected
     (received_by_provider,) = emulator.requests
     assert len(received_by_provider.body) > limit - 2000
 
 
 def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n".encode()
+    return request(b"", line=f"GET {path} HTTP/1.1")
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ import serving
 import trustme
 from conftest import Serve
 from crowd import (
+    EVENTS,
     Provider,
     answer_to,
     answering,
     asking,
+    chunk,
     error_of,
     forget_peak,
     memory,
@@ -224,7 +226,8 @@ def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
 GZIPPED = gzip.compress(ANSWER.encode())
 ODD_ANSWERS = {
     "a length and chunks": b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER.encode()),
+    + chunk(ANSWER.encode())
+    + chunk(b""),
     "compressed, though nobody asked": b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
     % (len(GZIPPED), GZIPPED),
 }
@@ -235,14 +238,6 @@ def test_an_odd_answer_is_read(sent: bytes) -> None:
     with answering(b"HTTP/1.1 200 OK\r\n" + sent) as provider:
         assert said_by(ask(client_of(provider))) == "Hello"
         assert b"Accept-Encoding: identity" in provider.requests[0]
-
-
-EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def event(text: str) -> bytes:
-    data = b"data: %b\n\n" % ANSWER.replace("message", "delta").replace("Hello", text).encode()
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 # --- TLS --------------------------------------------------------------------------------------
@@ -392,8 +387,8 @@ def test_a_provider_that_closes_soon_after_each_stream_loses_none(serve: Serve) 
 
     def talk(connection: socket.socket) -> None:
         if provider.received(connection):
-            end = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-            connection.sendall(EVENTS + event("Hello") + end)
+            event = b"data: %b\n\n" % ANSWER.replace("message", "delta").encode()
+            connection.sendall(EVENTS + chunk(event + b"data: [DONE]\n\n") + chunk(b""))
             threading.Event().wait(0.005)
 
     with Provider(talk) as provider, ThreadPoolExecutor(4) as crowd:

@@ -10,6 +10,7 @@ import pytest
 import serving
 from conftest import Serve
 from crowd import (
+    EVENTS,
     SLACK,
     Play,
     Traffic,
@@ -64,9 +65,6 @@ def test_five_hundred_slow_requests_at_once(running: Server) -> None:
     assert seconds < 1 + 4 * SLACK  # one after the other would take 500
 
 
-STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
 def pour(head: bytes, block: bytes) -> Play:
     """As fast as it is read, for longer than anyone should listen."""
 
@@ -81,10 +79,10 @@ def pour(head: bytes, block: bytes) -> Play:
 
 EVENT = b'19\r\ndata: {"response":"Hi"}\n\n\r\n'
 POURS = {
-    "events": pour(STREAM, EVENT * 100),
-    "comments": pour(STREAM, b"2\r\n:\n\r\n" * 400),
+    "events": pour(EVENTS, EVENT * 100),
+    "comments": pour(EVENTS, b"2\r\n:\n\r\n" * 400),
     "interim answers": pour(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
-    "trailers": pour(STREAM + EVENT + b"0\r\n", b"X: y\r\n" * 400),
+    "trailers": pour(EVENTS + EVENT + b"0\r\n", b"X: y\r\n" * 400),
 }
 HELLO = b'HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n{"result":{"response":"Hi"}}'
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -342,15 +342,27 @@ def test_chunks_that_have_come_together_are_one_piece() -> None:
 # --- kept connections -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
-def test_a_connection_that_ended_while_idle_is_replaced_silently(is_reset: bool) -> None:
+WHILE_IDLE: dict[str, Callable[[socket.socket], object]] = {
+    "it is closed": socket.socket.close,
+    "it is reset": reset,
+    "an answer to nobody comes": lambda idle: (
+        idle.sendall(WHOLE % (9, b"not yours")),
+        idle.recv(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("happens", WHILE_IDLE.values(), ids=WHILE_IDLE)
+def test_an_idle_connection_that_is_of_no_use_is_replaced_silently(
+    happens: Callable[[socket.socket], object],
+) -> None:
     was_read = threading.Event()
 
     def talk(connection: socket.socket) -> None:
         provider.received(connection)
         connection.sendall(OK)
         assert was_read.wait(DEADLINE)
-        reset(connection) if is_reset else connection.close()
+        happens(connection)
 
     with Provider(talk) as provider:
         way = Way()
@@ -451,27 +463,6 @@ def test_each_caller_gets_the_answer_to_its_own_request(
     ):
         assert all(ask(number) for number in range(3))
         assert all(crowd.map(ask, range(3, 11)))
-
-
-def test_an_answer_to_nobody_is_given_to_nobody() -> None:
-    """It comes while the connection is idle."""
-    answered, sent = threading.Event(), threading.Event()
-
-    def talk(connection: socket.socket) -> None:
-        while received(connection):
-            connection.sendall(OK)
-            assert answered.wait(DEADLINE)
-            answered.clear()
-            connection.sendall(WHOLE % (9, b"not yours"))
-            sent.set()
-
-    with Provider(talk) as provider:
-        way = Way()
-        for _ in range(3):
-            assert way.read(post(provider.url)) == b"{}"
-            answered.set()
-            assert sent.wait(DEADLINE)
-            sent.clear()
 
 
 def test_after_a_change_of_protocol_the_connection_is_not_kept() -> None:
