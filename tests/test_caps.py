@@ -41,15 +41,9 @@ PLAYS = {
 
 
 @pytest.fixture(scope="module")
-def wire() -> Iterator[Wire]:
-    with Wire(PLAYS) as wire:
-        yield wire
-
-
-@pytest.fixture(scope="module")
-def behind_wire(serve: Serve, wire: Wire) -> Iterator[Server]:
+def behind_wire(serve: Serve) -> Iterator[Server]:
     limits = {"LLAMA_PROVIDER_TIMEOUT": "20", "LLAMA_PROVIDER_TOTAL_TIMEOUT": "20"}
-    with serve(serving.settings(wire.url, **limits)) as server:
+    with Wire(PLAYS) as wire, serve(serving.settings(wire.url, **limits)) as server:
         answer_to(server, post("a status line without an end"))  # what is loaded once, is
         yield server
 
