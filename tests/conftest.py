@@ -93,6 +93,13 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
 
 
 @pytest.fixture(scope="session")
+def shipped(serve: Serve, running_emulator: Emulator) -> Iterator[serving.Server]:
+    """gunicorn with all its defaults, its own long deadlines too, in front of the emulator."""
+    with serve(serving.settings(running_emulator.url)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def running_proxy(serve: Serve, running_emulator: Emulator) -> Iterator[serving.Server]:
     more = {
         "LOG_LEVEL": "debug",

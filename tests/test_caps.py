@@ -8,8 +8,6 @@ from conftest import Serve
 from crowd import Play, Wire, answer_to, forget_peak, memory, outcome, post, workers
 from serving import Server
 
-from emulator import Emulator
-
 MB = 1_000_000
 MIB = 1024**2
 MOST = 30  # MiB that a worker may take for what is too much
@@ -48,14 +46,6 @@ def behind_wire(serve: Serve) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def running(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
-    with serve(serving.settings(running_emulator.url)) as server:
-        for stream in (False, True):
-            answer_to(server, post("Hi", stream=stream))
-        yield server
-
-
 def assert_cheap(server: Server, sent: bytes, *expected: str) -> None:
     """It ends as expected, and at no time did the worker take more than MOST for it."""
     (worker,) = workers(server)
@@ -80,8 +70,8 @@ TOO_MUCH = {
 
 
 @pytest.mark.parametrize(("directive", "stream"), TOO_MUCH.values(), ids=TOO_MUCH)
-def test_too_much_is_an_error(running: Server, directive: str, stream: bool) -> None:
-    assert_cheap(running, post(directive, stream=stream), "provider_bad_answer")
+def test_too_much_is_an_error(shipped: Server, directive: str, stream: bool) -> None:
+    assert_cheap(shipped, post(directive, stream=stream), "provider_bad_answer")
 
 
 @pytest.mark.parametrize(
@@ -89,8 +79,8 @@ def test_too_much_is_an_error(running: Server, directive: str, stream: bool) -> 
     [(f"[[huge={7 * MIB}]]", False), (f"[[huge={MIB - 1000}]]", True)],
     ids=["7 MiB", "an event under 1 MiB"],
 )
-def test_much_is_no_error(running: Server, directive: str, stream: bool) -> None:
-    assert outcome(answer_to(running, post(directive, stream=stream))) == "done"
+def test_much_is_no_error(shipped: Server, directive: str, stream: bool) -> None:
+    assert outcome(answer_to(shipped, post(directive, stream=stream))) == "done"
 
 
 @pytest.mark.parametrize("name", PLAYS)

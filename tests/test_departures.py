@@ -31,13 +31,6 @@ from emulator import Emulator
 PATIENCE = 1.0  # seconds for a client, in the copy that has no more
 
 
-@pytest.fixture(scope="module")
-def running(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
-    """gunicorn as shipped, with its own long deadlines: none of them ends a call here."""
-    with serve(serving.settings(running_emulator.url)) as server:
-        yield server
-
-
 def left_after(emulator: Emulator, started: float, number: int = 1) -> float:
     """Seconds until the provider saw so many connections closed, all of them."""
     for received in emulator.requests[:number]:
@@ -62,10 +55,10 @@ WHILE = {
 
 @pytest.mark.parametrize(("directive", "stream", "how"), WHILE.values(), ids=WHILE)
 def test_a_client_that_leaves_ends_the_providers_answer(
-    running: Server, emulator: Emulator, directive: str, stream: bool, how: str
+    shipped: Server, emulator: Emulator, directive: str, stream: bool, how: str
 ) -> None:
     """Within a second. An answer nobody reads is money."""
-    with deaf(running) as connection:
+    with deaf(shipped) as connection:
         connection.sendall(post(directive, stream=stream))
         wait_until(lambda: emulator.requests)
         if "endless" in directive or "stall" in directive:
@@ -79,11 +72,11 @@ def test_a_client_that_leaves_ends_the_providers_answer(
             read_to_end(connection)
 
 
-def test_a_hundred_clients_leave_at_once(running: Server, emulator: Emulator) -> None:
+def test_a_hundred_clients_leave_at_once(shipped: Server, emulator: Emulator) -> None:
     """100 of 100 are noticed; half of them were being told something."""
     with ExitStack() as stack:
-        spoken_to = opened(running, post("[[stall=1]]", stream=True), 50, stack)
-        waiting = opened(running, post("[[silent]]", stream=True), 50, stack)
+        spoken_to = opened(shipped, post("[[stall=1]]", stream=True), 50, stack)
+        waiting = opened(shipped, post("[[silent]]", stream=True), 50, stack)
         wait_until(lambda: len(emulator.requests) == 100)
         for connection in spoken_to:
             read_until(connection, b'"content":"This "')
@@ -91,7 +84,7 @@ def test_a_hundred_clients_leave_at_once(running: Server, emulator: Emulator) ->
         for connection in (*spoken_to, *waiting):
             connection.close()
         assert left_after(emulator, started, 100) < 1 + SLACK
-    assert outcome(answer_to(running, post("Hi"))) == "done"
+    assert outcome(answer_to(shipped, post("Hi"))) == "done"
 
 
 # --- clients that do not move -----------------------------------------------------------------

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 import serving
-from conftest import Serve
 from crowd import SLACK, answer_to, outcome, post, request, workers
 from serving import DEADLINE, HOST, ROOT, Server, read_to_end, read_until, wait_until
 
@@ -73,14 +72,11 @@ def nginx(proxy_port: int, folder: Path, *, is_alone: bool = True) -> Iterator[S
     ]:
         assert site.count(shipped) == 1
         site = site.replace(shipped, here)
-    sites = {"llm-proxy": site}
+    (folder / "sites-enabled").mkdir()
+    (folder / "sites-enabled" / "llm-proxy").write_text(site)
     if not is_alone:
-        sites["default"] = DEFAULT_SITE.format(folder=folder, host=HOST, port=port)
-    for where in ("sites-available", "sites-enabled"):
-        (folder / where).mkdir()
-    for name, text in sites.items():
-        (folder / "sites-available" / name).write_text(text)
-        (folder / "sites-enabled" / name).symlink_to(f"../sites-available/{name}")
+        default = DEFAULT_SITE.format(folder=folder, host=HOST, port=port)
+        (folder / "sites-enabled" / "default").write_text(default)
     user = "" if os.geteuid() else "user root;"  # else its workers may not enter the folder
     (folder / "nginx.conf").write_text(MAIN.format(folder=folder, user=user))
     command = [str(NGINX), "-p", str(folder), "-c", str(folder / "nginx.conf")]
@@ -89,15 +85,8 @@ def nginx(proxy_port: int, folder: Path, *, is_alone: bool = True) -> Iterator[S
 
 
 @pytest.fixture(scope="module")
-def behind(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
-    """gunicorn with all its defaults."""
-    with serve(serving.settings(running_emulator.url)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def site(behind: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with nginx(behind.port, tmp_path_factory.mktemp("nginx")) as server:
+def site(shipped: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with nginx(shipped.port, tmp_path_factory.mktemp("nginx")) as server:
         yield server
 
 
@@ -111,14 +100,14 @@ def test_an_answer_and_its_headers(site: Server, emulator: Emulator) -> None:
     assert len(emulator.requests) == 2
 
 
-def test_the_log_has_the_clients_address(behind: Server, site: Server) -> None:
+def test_the_log_has_the_clients_address(shipped: Server, site: Server) -> None:
     """As nginx sees it, whatever the client claims."""
     address = (HOST, site.port)
     with socket.create_connection(address, DEADLINE, ("127.0.0.2", 0)) as connection:
         connection.sendall(post("Hi", "X-Forwarded-For: 192.0.2.1", "X-Request-Id: mine-2"))
         assert read_to_end(connection)
-    wait_until(lambda: "mine-2" in behind.log)
-    (line,) = [json.loads(line) for line in behind.log.splitlines() if "mine-2" in line]
+    wait_until(lambda: "mine-2" in shipped.log)
+    (line,) = [json.loads(line) for line in shipped.log.splitlines() if "mine-2" in line]
     assert (line["client"], line["status"]) == ("127.0.0.2", 200)
 
 
@@ -190,10 +179,10 @@ def test_the_health_checks_pass_through(site: Server) -> None:
 
 
 def test_it_works_beside_debians_default_site(
-    behind: Server, emulator: Emulator, tmp_path: Path
+    shipped: Server, emulator: Emulator, tmp_path: Path
 ) -> None:
     """nginx chooses by the name in the request; two sites of one name would only be a warning."""
-    with nginx(behind.port, tmp_path, is_alone=False) as server:
+    with nginx(shipped.port, tmp_path, is_alone=False) as server:
         ours = answer_to(server, post("Hi").replace(b"Host: proxy", f"Host: {NAME}".encode()))
         assert (ours.status, outcome(ours)) == (200, "done")
         other = answer_to(server, post("Hi"))
@@ -210,14 +199,14 @@ def test_a_proxy_that_is_down_may_be_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_request_that_the_proxy_had_is_not_sent_twice(
-    behind: Server, site: Server, emulator: Emulator
+    shipped: Server, site: Server, emulator: Emulator
 ) -> None:
     """Nor is the caller told to: it may be billed."""
     with site.connect() as connection:
         connection.sendall(post("[[silent]]"))
         wait_until(lambda: emulator.requests)
-        wait_until(lambda: len(workers(behind)) == 1)
-        os.kill(*workers(behind), signal.SIGKILL)
+        wait_until(lambda: len(workers(shipped)) == 1)
+        os.kill(*workers(shipped), signal.SIGKILL)
         (answer,) = serving.answers(read_to_end(connection))
     assert (answer.status, outcome(answer)) == (500, "internal_error")
     assert answer.headers["X-Should-Retry"] == "false"

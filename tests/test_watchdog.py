@@ -73,15 +73,6 @@ def _ends() -> Iterator[Ends]:
         yield Ends(stack)
 
 
-def test_a_call_without_a_reason_to_end_goes_on(ends: Ends) -> None:
-    def waits(call: Call) -> None:
-        call.begin(TIMEOUTS)
-        call.await_first_byte()
-        gevent.sleep(3 * watchdog.INTERVAL)
-
-    assert ends.ended(waits)[0] == "NoneType"
-
-
 def test_a_provider_that_is_late(ends: Ends) -> None:
     """To its first byte, between bytes, and in all: each byte gives more time, up to the total."""
     for waits, least in (
