@@ -154,16 +154,15 @@ def test_a_megabyte_that_is_hard_to_read_is_refused_soon(client: FlaskClient, bo
 
 
 MODELS = [
-    *("../x-evil", "@cf/../../x-evil", "@cf/meta/x-evil?a=b", "@cf/meta/x-evil#a", "@cf%2fx-evil"),
-    *("x-evil\r\nX-Evil: 1", "https://x-evil.example.org/v1", "//x-evil.example.org"),
-    *("@cf\\x-evil", "x-evil" * 2000, serving.MODEL + "\0x-evil", "../../other/ai/run/x-evil"),
+    *("@cf/../../x-evil", "@cf%2fx-evil", "x-evil\r\nX-Evil: 1", "//x-evil.example.org"),
+    *("@cf\\x-evil", "x-evil" * 2000, serving.MODEL + "\0x-evil", serving.MODEL + "?x-evil"),
 ]
 
 
-@pytest.mark.parametrize("provider", ["workers-ai", "openai"])
-def test_a_model_that_is_a_way_elsewhere_goes_nowhere(emulator: Emulator, provider: str) -> None:
+def test_a_model_that_is_a_way_elsewhere_goes_nowhere(
+    client: FlaskClient, emulator: Emulator
+) -> None:
     """And it is not said back."""
-    client = create_app(serving.settings(emulator.url, provider)).test_client()
     for model in MODELS:
         response = ask(client, model=model)
         assert code_of(response) == (400, "model_not_allowed"), model
