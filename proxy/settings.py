@@ -187,9 +187,12 @@ def _rate_limit(env: Variables, workers: int) -> RateLimit | None:
     name, memory = "RATE_LIMIT_STORAGE", "memory://"
     form = "like 60/minute (second, minute, hour or day)"
     rate = env.checked("RATE_LIMIT", "", _RATE.fullmatch, form)
-    form = "redis(s)://:password@host:port/number, other characters percent-encoded"
-    storage = env.checked(name, memory, lambda url: _is_url(url, _REDIS), form)
-    if rate and workers > 1 and env.text(name, memory) == memory:
+    storage = env.text(name, memory)
+    if storage != memory and not _is_url(storage, _REDIS):
+        form = "redis(s)://:password@host:port/number, other characters percent-encoded"
+        env.report(name, f"must be {form}")
+        return None  # counted elsewhere, it would answer 429, and no retry can help
+    if rate and workers > 1 and storage == memory:
         text = f"each of the {workers} workers counts alone; RATE_LIMIT_STORAGE makes it one count"
         env.warn("RATE_LIMIT", text)
     return RateLimit(rate, storage) if rate else None

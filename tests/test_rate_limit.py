@@ -54,6 +54,11 @@ def test_over_the_limit_is_429(env: dict[str, str], rate: str, retry: str) -> No
     assert (int(response.headers["Retry-After"]) > 60) == (retry == "false")
 
 
+def test_with_a_wrong_storage_nothing_is_counted(env: dict[str, str]) -> None:
+    client = limited(env, "1/minute", RATE_LIMIT_STORAGE="redis//127.0.0.1")
+    assert [status(client) for _ in range(3)] == [500, 500, 500]
+
+
 def test_each_name_has_one_count_for_all_paths(env: dict[str, str]) -> None:
     client = limited(env, "2/minute")
     paths = ("/", "/v1/chat/completions", "/chat/completions")
