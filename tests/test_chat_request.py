@@ -107,7 +107,7 @@ FUNCTION_CALLS = [
 ]
 BAD_MESSAGES: dict[str, list[Any]] = {
     "": ["Hi", None, [HI]],
-    ".role": [{"content": "Hi"}, *(user(role=role) for role in (None, "User", 1, ["user"]))],
+    ".role": [{"content": "Hi"}, *(user(role=role) for role in (None, "Secret", 1, ["user"]))],
     ".content": [
         *({"role": "user", "content": content} for content in LACKS),
         *(assistant(content=content) for content in LACKS),
@@ -135,15 +135,11 @@ BAD_MESSAGES: dict[str, list[Any]] = {
     ("message", "at"), [(message, at) for at, bad in BAD_MESSAGES.items() for message in bad]
 )
 def test_bad_messages(message: Any, at: str) -> None:
-    """`param` and the message say where."""
+    """`param` and the message say where; the caller's text is not echoed."""
     error = refused(messages=[HI, message])
     assert (error.code, error.param) == ("invalid_messages", f"messages[1]{at}")
     assert f"'messages[1]{at}'" in error.message
-
-
-def test_the_callers_text_is_not_echoed() -> None:
-    error = refused(messages=[{"role": "secret", "content": "secret"}])
-    assert "secret" not in error.message
+    assert "Secret" not in error.message
 
 
 # --- the other fields -------------------------------------------------------------------------

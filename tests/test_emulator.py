@@ -399,17 +399,13 @@ def test_a_wrong_directive_is_named(emulator: Emulator, path: str, directive: st
         *("[[1, 2], [3, 4]]", "[[package]]\nname = 'x'", "[[status]]\ncode = 1", "[[wait]]"),
         *("see [[Main Page]] and [[Help:Contents|the help]]", "[[name=value]]", "[[wiat=1]]"),
         *("[[silent, holy]]", "if [[ -f file ]]; then", "[[]]", "[[a]] [[b"),
+        "[[wait=0]][[package]] Hi, [[gap=0]] Ærø! [[wait=0,first=0]]",
     ],
 )
-def test_other_brackets_are_text(emulator: Emulator, text: str) -> None:
+def test_only_directives_are_left_out_of_the_quotation(emulator: Emulator, text: str) -> None:
     said = post(emulator, NATIVE, asking(text)).json()["result"]["response"]
-    assert said.endswith(f'You said: "{text}"')
-
-
-def test_directives_are_left_out_of_the_quotation(emulator: Emulator) -> None:
-    body = asking("[[wait=0]][[package]] Hi, [[gap=0]] Ærø! [[wait=0,first=0]]")
-    said = post(emulator, NATIVE, body).json()["result"]["response"]
-    assert said.endswith('You said: "[[package]] Hi, Ærø!"')
+    quoted = "[[package]] Hi, Ærø!" if "=0" in text else text
+    assert said.endswith(f'You said: "{quoted}"')
 
 
 def test_the_document_has_every_directive() -> None:
@@ -478,12 +474,6 @@ def test_framing(emulator: Emulator, framing: str, header: str) -> None:
     assert names & {"transfer-encoding", "content-length", "connection"} == {header}
     assert events(answer.content)
     assert emulator.requests[0].done.wait(2)
-
-
-def test_wait(emulator: Emulator) -> None:
-    started = time.monotonic()
-    assert post(emulator, NATIVE, asking("Hello [[wait=0.1]]")).json()["success"]
-    assert time.monotonic() - started >= 0.1
 
 
 @pytest.mark.parametrize(
