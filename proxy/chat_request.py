@@ -61,7 +61,7 @@ def _fields(body: bytes) -> JSON:
     try:
         fields = strict_json.loads(body)
     except strict_json.InvalidJSON as error:
-        message = f"The body was refused: {error}; send a JSON object with 'messages'."
+        message = f"The body must be a JSON object with 'messages', but {error}."
         raise CallerError("invalid_json", message) from None
     if not isinstance(fields, dict):
         raise CallerError("invalid_json", "The body must be a JSON object with 'messages'.")
