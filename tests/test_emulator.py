@@ -476,6 +476,12 @@ def test_framing(emulator: Emulator, framing: str, header: str) -> None:
     assert emulator.requests[0].done.wait(2)
 
 
+def test_wait(emulator: Emulator) -> None:
+    started = time.monotonic()
+    assert post(emulator, NATIVE, asking("Hello [[wait=0.1]]")).json()["success"]
+    assert time.monotonic() - started >= 0.1
+
+
 @pytest.mark.parametrize(
     ("directive", "stream", "seen"),
     [
