@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy.settings import Settings
 
@@ -21,6 +22,7 @@ HOST = "127.0.0.1"
 DEADLINE = 30.0  # seconds; for conditions that are met at once on an idle machine
 
 KEY = "tier1-Qm4xV9cT2hLw8sZr"
+BEARER = {"Authorization": f"Bearer {KEY}"}
 PROVIDER_KEY = "tier2-Ub7nK3pYd6GfJ0ae"
 ACCOUNT = "5f0c91d27b3e4a68"
 MODEL = "@cf/meta/llama-3.1-8b-instruct-fast"
@@ -42,6 +44,10 @@ def settings(provider_url: str, provider: str = "workers-ai", **more: str) -> di
         "LLAMA_PROVIDER_MODELS": MODEL,
         **more,
     }
+
+
+def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": said}], **fields}
 
 
 def system_environment() -> dict[str, str]:

@@ -9,12 +9,12 @@ import responses
 import serving
 from conftest import Serve
 from flask.testing import FlaskClient
+from serving import BEARER, asking
 
 from app import create_app
 from emulator import Emulator
 
 A, B, C = "@cf/meta/a", "@cf/meta/b", "@cf/meta/c"
-BEARER = {"Authorization": f"Bearer {serving.KEY}"}
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def client(env: dict[str, str]) -> FlaskClient:
 
 
 def ask(client: FlaskClient, text: str = "Hi", **fields: Any) -> Any:
-    body = {"messages": [{"role": "user", "content": text}], **fields}
-    response = client.post("/", json=body, headers=BEARER)
+    response = client.post("/", json=asking(text, **fields), headers=BEARER)
     response.get_data()
     response.close()
     return response
@@ -145,7 +144,7 @@ def test_a_model_withdrawn_under_load_loses_no_request(
 
     def call(url: str) -> None:
         for number in range(12):
-            asked = {"messages": [{"role": "user", "content": f"Say {number}"}], "stream": True}
+            asked = asking(f"Say {number}", stream=True)
             texts.append(requests.post(url, json=asked, headers=BEARER, timeout=30).text)
             if len(texts) >= 20:
                 emulator.refused[A] = (410, 5028)

@@ -8,19 +8,17 @@ import serving
 from conftest import Serve
 from crowd import opened, outcome_of, post, read_all
 from flask.testing import FlaskClient
-from serving import ACCOUNT, HOST, KEY, MODEL, PROVIDER_KEY
+from serving import ACCOUNT, BEARER, HOST, KEY, MODEL, PROVIDER_KEY, asking
 
 from app import create_app
 from emulator import Emulator
 
-BEARER = {"Authorization": f"Bearer {KEY}"}
 MODELS = ["/v1/models", "/models"]
 READ_ONLY = ["/healthz", "/readyz", *MODELS, f"/v1/models/{MODEL}"]
 
 
 def ask(client: FlaskClient, said: str, **fields: Any) -> None:
-    body = {"messages": [{"role": "user", "content": said}], **fields}
-    client.post("/", json=body, headers=BEARER, buffered=True)
+    client.post("/", json=asking(said, **fields), headers=BEARER, buffered=True)
 
 
 def ready(client: FlaskClient) -> Any:
@@ -66,8 +64,9 @@ def test_ready_says_how_the_last_call_of_the_provider_ended(
     assert ready(client) == {"status": "ready", "provider": None}
     ask(client, said, stream=stream)
     ask(client, "Hi", n=2)  # this does not reach the provider
-    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    with client.post("/", json=body, headers=BEARER) as left:  # and this says nothing of it
+    with client.post(
+        "/", json=asking(stream=True), headers=BEARER
+    ) as left:  # and this says nothing of it
         assert next(left.iter_encoded())
     called = ready(client)["provider"]
     assert called["outcome"] == outcome

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import serving
 from flask.testing import FlaskClient
-from serving import ACCOUNT, KEY, MODEL, PROVIDER_KEY
+from serving import ACCOUNT, BEARER, KEY, MODEL, PROVIDER_KEY, asking
 from werkzeug.exceptions import BadRequest, InternalServerError, RequestHeaderFieldsTooLarge
 from werkzeug.test import TestResponse
 
@@ -23,7 +23,6 @@ from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Timeouts
 
 PATHS = ["/", "/v1/chat/completions", "/chat/completions"]
-BEARER = {"Authorization": f"Bearer {KEY}"}
 SAID = 'This is the emulator, not a model. You said: "Hi"'
 NATIVE_PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
 
@@ -36,10 +35,6 @@ def either(request: pytest.FixtureRequest, emulator: Emulator) -> FlaskClient:
 
 def app_with(env: dict[str, str], **more: str) -> FlaskClient:
     return create_app({**env, **more}).test_client()
-
-
-def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": said}], **fields}
 
 
 def post(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
