@@ -114,7 +114,7 @@ def summed(lines: Iterable[str]) -> tuple[list[JSON], int]:
         try:
             group, counts = _counts(_fields(line))
             sums[group].update(counts)
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             others += 1
     rows = [dict(zip(_GROUP, group, strict=True)) | sums[group] for group in sorted(sums)]
     return rows, others

@@ -76,7 +76,7 @@ def _keys(env: Variables) -> Keys:
     if not master and not entries:
         text = "is not set, so every request is refused; `python -m proxy keygen NAME` makes a key"
         env.report(name, text)
-    if master and _is_key(env, name, master):
+    if master and _check_key(env, name, master):
         keys[MASTER] = digest(master)
     for entry in entries:
         owner, _, key = entry.partition(":")
@@ -86,13 +86,13 @@ def _keys(env: Variables) -> Keys:
             env.report(names, "must not have a name twice, and 'master' is reserved")
         elif key.startswith("sha256:"):
             keys[owner] = bytes.fromhex(key.removeprefix("sha256:"))
-        elif _is_key(env, names, key):
+        elif _check_key(env, names, key):
             keys[owner] = digest(key)
     return keys
 
 
-def _is_key(env: Variables, name: str, key: str) -> bool:
-    """Whether it can be used as a key. A weak one can, with a warning."""
+def _check_key(env: Variables, name: str, key: str) -> bool:
+    """Whether it can be used as a key. What is wrong with it is noted; a weak one is a warning."""
     if re.match(_PREFIX, key):
         env.report(name, "must be the key alone, without Bearer or another name before it")
         return False
@@ -110,7 +110,7 @@ def _provider_key(env: Variables, kind: type[Provider], keys: Keys) -> str:
     if kind.needs_key and token and not key:
         name, key = cloudflares, token
     if key:
-        _is_key(env, name, key)
+        _check_key(env, name, key)
     elif kind.needs_key:
         env.report(name, "is not set; set the provider's API key (tier 2)")
     if digest(key) in keys.values():

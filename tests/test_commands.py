@@ -225,6 +225,7 @@ OTHERS = [
     '{"log": "{no: JSON}"}',
     '{"log": "{}"}',
     '{"log": {"path": "/"}}',
+    '{"a":' * 100_000,
 ]
 TABLE = """\
 day         key    model  requests  errors  prompt_tokens  completion_tokens  total_tokens
