@@ -295,17 +295,6 @@ def test_json_schema_gets_an_instance(emulator: Emulator, schema: Any) -> None:
     assert json.loads("".join(chunk["response"] for chunk in chunks)) == value
 
 
-def test_json_schema_may_be_bare(emulator: Emulator) -> None:
-    """And the other two ways to send an instance give the same."""
-    schema = SCHEMAS["types"]
-    body = asking("Hello", response_format={"type": "json_schema", "json_schema": schema})
-    value = post(emulator, NATIVE, body).json()["result"]["response"]
-    jsonschema_rs.validator_for(schema).validate(value)
-    chunks = events(post(emulator, OPENAI, {**body, "stream": True}).content)
-    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
-    assert json.loads(text) == value
-
-
 @pytest.mark.parametrize(
     "schema",
     [

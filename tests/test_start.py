@@ -56,7 +56,6 @@ def test_the_start_that_the_log_names_works(emulator: Emulator, tmp_path: Path) 
 
 def serve_in(folder: Path, emulator: Emulator, command: list[str]) -> list[str]:
     """The errors in the log of the server that the command starts."""
-    assert command[0] == "gunicorn"
     port = serving.free_port()
     command = [sys.executable, "-m", *command, "--bind", f"127.0.0.1:{port}"]
     env = serving.settings(emulator.url, WEB_CONCURRENCY="1")
