@@ -100,7 +100,7 @@ def usage(as_json: bool) -> None:
     """Sum up the log on stdin by day, key and model."""
     if sys.stdin.isatty():
         click.echo("Reading the log from stdin; end it with Ctrl-D.", err=True)
-    rows, others = summed(sys.stdin)
+    rows, others = summed(line.decode(errors="replace") for line in sys.stdin.buffer)
     click.echo(json.dumps(rows, indent=2) if as_json else _table(rows))
     if others:
         click.echo(f"{others} lines are not about a chat completion", err=True)

@@ -226,6 +226,7 @@ OTHERS = [
     '{"log": "{}"}',
     '{"log": {"path": "/"}}',
     '{"a":' * 100_000,
+    "\xff",  # sent as one byte, which is not UTF-8
 ]
 TABLE = """\
 day         key    model  requests  errors  prompt_tokens  completion_tokens  total_tokens
@@ -243,7 +244,7 @@ class Terminal(io.BytesIO):
 
 
 def test_usage_is_a_table_or_json() -> None:
-    ran = CliRunner().invoke(main, ["usage"], input="\n".join(LOG + OTHERS))
+    ran = CliRunner().invoke(main, ["usage"], input="\n".join(LOG + OTHERS).encode("latin-1"))
     others = f"{len(OTHERS)} lines are not about a chat completion\n"
     assert (ran.stdout, ran.stderr) == (TABLE, others)
     ran = CliRunner().invoke(main, ["usage", "--json"], input="\n".join(LOG))
@@ -283,7 +284,7 @@ def test_what_a_platform_puts_round_a_line_is_removed(wrapped: str) -> None:
 class Interrupted(io.BytesIO):
     """An stdin where the person types Ctrl-C."""
 
-    def read1(self, _: int | None = -1) -> bytes:
+    def __next__(self) -> bytes:
         raise KeyboardInterrupt
 
 
