@@ -63,10 +63,8 @@ def test_ready_says_how_the_last_call_of_the_provider_ended(
 ) -> None:
     assert ready(client) == {"status": "ready", "provider": None}
     ask(client, said, stream=stream)
-    ask(client, "Hi", n=2)  # this does not reach the provider
-    with client.post(
-        "/", json=asking(stream=True), headers=BEARER
-    ) as left:  # and this says nothing of it
+    ask(client, "Hi", n=2)  # this does not reach the provider, and the next says nothing of it
+    with client.post("/", json=asking(stream=True), headers=BEARER) as left:
         assert next(left.iter_encoded())
     called = ready(client)["provider"]
     assert called["outcome"] == outcome

@@ -41,14 +41,12 @@ from crowd import (
 )
 from flask.testing import FlaskClient
 from gunicorn.config import Config as GunicornConfig
-from serving import HOST, KEY, PROVIDER_KEY, ROOT, HTTPAnswer, Server
+from serving import BEARER, HOST, PROVIDER_KEY, ROOT, HTTPAnswer, Server
 from werkzeug.test import TestResponse
 
 from app import create_app
 from emulator import Emulator
 from proxy import connections, upstream
-
-BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 def ask(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:

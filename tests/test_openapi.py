@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 import serving
 from flask.testing import FlaskClient
-from serving import KEY, MODEL, Server
+from serving import BEARER, MODEL, Server
 from test_provider_cases import RECORDED, Row
 from werkzeug.test import TestResponse
 
@@ -102,7 +102,6 @@ def test_its_codes_and_types_are_those_of_errors() -> None:
 
 # --- its schemas fit each answer ----------------------------------------------------------------
 
-BEARER = {"Authorization": f"Bearer {KEY}"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 

@@ -713,17 +713,6 @@ def test_a_json_answer_to_a_streaming_request_becomes_a_stream(either: FlaskClie
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_stream_leaves_as_it_comes(client: FlaskClient, emulator: Emulator) -> None:
-    """The emulator never says the third word; the first two are here nevertheless."""
-    with post(client, "[[stall=2]]", stream=True) as response:
-        seen = b""
-        pieces = response.iter_encoded()
-        while b'"is "' not in seen:
-            seen += next(pieces)
-        assert b'"This "' in seen
-    assert emulator.requests[0].gone.wait(serving.DEADLINE)
-
-
 def test_closing_a_stream_that_was_never_read_ends_the_providers_too(
     client: FlaskClient, emulator: Emulator
 ) -> None:
