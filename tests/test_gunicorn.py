@@ -69,6 +69,7 @@ def test_a_token_arrives_before_the_provider_sends_the_next(
         connection.sendall(post(f"[[framing={framing},stall=2]]", stream=True))
         received = read_until(connection, b'"content":"is "')
         assert b"[DONE]" not in received
+        assert b'"error"' not in received  # nor did it come with the end by a deadline
         assert not emulator.requests[0].done.is_set()
 
 
