@@ -89,8 +89,7 @@ def test_until_the_file_is_fixed_the_answer_is_500(
 ) -> None:
     env_file.write_text(f"CLOUDFLARE_ACCOUNT_ID='open\nWORKER_ACCESS_KEY={serving.KEY}\n")
     monkeypatch.setenv("WORKER_ACCESS_KEY", serving.KEY)
-    bearer = {"Authorization": f"Bearer {serving.KEY}"}
-    answer = create_app().test_client().post("/", headers=bearer)
+    answer = create_app().test_client().post("/", headers=serving.BEARER)
     assert answer.status_code == 500
     assert answer.json is not None
     assert ".env" in answer.json["error"]["message"]

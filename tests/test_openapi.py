@@ -106,7 +106,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 
 
 def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
-    return {"json": {"messages": [{"role": "user", "content": said}], **fields}}
+    return {"json": serving.asking(said, **fields)}
 
 
 REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -223,11 +223,7 @@ READING = [
 
 @pytest.mark.parametrize(("path", "broken", "headers", "status"), READING)
 def test_each_answer_to_a_get_is_documented(
-    env: dict[str, str],
-    path: str,
-    broken: dict[str, str],
-    headers: dict[str, str],
-    status: int,
+    env: dict[str, str], path: str, broken: dict[str, str], headers: dict[str, str], status: int
 ) -> None:
     client = create_app(env | broken).test_client()
     client.post("/", headers=BEARER, buffered=True, **asking())  # so that there is an outcome
@@ -276,7 +272,7 @@ SCHEMA_ACCEPTS: dict[str, tuple[bool, Any]] = {
 def test_the_request_that_is_documented_is_the_one_that_is_accepted(
     fits: bool, fields: dict[str, Any]
 ) -> None:
-    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    body = serving.asking() | fields
     assert schema_of("ChatRequest").is_valid(body) is fits
     try:
         ChatRequest.from_json(json.dumps(body).encode(), ["m"], id="chatcmpl-1", created=1)

@@ -67,14 +67,13 @@ def ask(
     **answer: Any,
 ) -> TestResponse:
     """What the caller gets where the provider answers so."""
-    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
+    asked = serving.asking()
     if stream:
         asked |= {"stream": True, "stream_options": {"include_usage": True}}
     pieces = Pieces(as_bytes(body), size, reset)
     with responses.RequestsMock() as mock:
         mock.post(URL + PATHS[provider], body=pieces, headers=dict(headers), **answer)
-        authorization = {"Authorization": f"Bearer {serving.KEY}"}
-        return client(provider).post("/", json=asked, headers=authorization, buffered=True)
+        return client(provider).post("/", json=asked, headers=serving.BEARER, buffered=True)
 
 
 def heard_in(response: TestResponse) -> Heard:

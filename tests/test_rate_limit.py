@@ -12,7 +12,7 @@ import serving
 from conftest import Serve
 from crowd import answer_to, post
 from flask.testing import FlaskClient
-from serving import HOST, KEY, wait_until
+from serving import BEARER, HOST, KEY, asking, wait_until
 
 from app import create_app
 from proxy import rate_limit
@@ -21,7 +21,7 @@ ALICE = "alice-Kx7Wq2Rt9Zb4"
 
 
 def status(client: FlaskClient, key: str = KEY, path: str = "/", body: object = None) -> int:
-    body = body or {"messages": [{"role": "user", "content": "Hi"}]}
+    body = body or asking()
     return client.post(path, json=body, headers={"Authorization": f"Bearer {key}"}).status_code
 
 
@@ -46,7 +46,7 @@ def test_over_the_limit_is_429(env: dict[str, str], rate: str, retry: str) -> No
     """A retry is not advised if the wait is too long for an SDK."""
     client = limited(env, rate)
     assert [status(client) for _ in range(3)] == [200, 200, 429]
-    response = client.post("/", json={}, headers={"Authorization": f"Bearer {KEY}"})
+    response = client.post("/", json={}, headers=BEARER)
     error = response.get_json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limited")
     assert error["message"].endswith(response.headers["X-Request-Id"])
@@ -75,7 +75,7 @@ def test_a_window_ends(env: dict[str, str]) -> None:
 def test_a_stranger_and_a_reader_are_not_counted(env: dict[str, str]) -> None:
     client = limited(env, "1/minute")
     assert [status(client, "wrong") for _ in range(3)] == [401] * 3
-    response = client.get("/models", headers={"Authorization": f"Bearer {KEY}"})
+    response = client.get("/models", headers=BEARER)
     assert [response.status_code, status(client)] == [200, 200]
 
 

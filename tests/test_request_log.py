@@ -14,7 +14,7 @@ import serving
 from conftest import Serve
 from crowd import answer_to, deaf, post, reset
 from gevent import GreenletExit
-from serving import KEY, MODEL, Server, wait_until
+from serving import BEARER, KEY, MODEL, Server, asking, wait_until
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -144,9 +144,8 @@ def test_a_proxy_without_settings_logs_requests_too(capsys: pytest.CaptureFixtur
 
 
 def ask_for_a_stream(env: dict[str, str]) -> AbstractContextManager[TestResponse]:
-    body = {"messages": [{"role": "user", "content": "Hi [[gap=0.1]]"}], "stream": True}
-    key = {"Authorization": f"Bearer {KEY}"}
-    return create_app(env).test_client().post("/", json=body, headers=key, buffered=False)
+    body = asking("Hi [[gap=0.1]]", stream=True)
+    return create_app(env).test_client().post("/", json=body, headers=BEARER, buffered=False)
 
 
 @pytest.mark.parametrize("kind", [SystemExit, GreenletExit])
