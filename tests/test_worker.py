@@ -169,6 +169,19 @@ def test_two_seconds_of_the_grace_are_kept_for_errors() -> None:
     assert not ending.alive
 
 
+def test_signals_wait_for_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then those stay that end the process."""
+    calls: list[str] = []
+    for name in ("init_signals", "run"):
+        monkeypatch.setattr(GeventWorker, name, lambda _self, name=name: calls.append(name))
+    starting = worker()
+    starting.wsgi = Mock(extensions={"proxy": Mock()})
+    starting.init_signals()
+    assert calls == []
+    starting.run()
+    assert calls == ["init_signals", "run"]
+
+
 def test_ctrl_c_ends_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal sends it a SIGINT, and the master a SIGQUIT."""
     monkeypatch.setattr(GeventWorker, "handle_quit", ended := Mock())
