@@ -26,7 +26,7 @@ PROC = Path("/proc")
 
 
 def asking(said: str, **fields: Any) -> bytes:
-    return json.dumps({"messages": [{"role": "user", "content": said}], **fields}).encode()
+    return json.dumps(serving.asking(said, **fields)).encode()
 
 
 def request(

@@ -46,7 +46,7 @@ def settings(provider_url: str, provider: str = "workers-ai", **more: str) -> di
     }
 
 
-def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
+def asking(said: Any = "Hi", **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": said}], **fields}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import requests
-from serving import ROOT, read_until
+from serving import ROOT, asking, read_until
 
 from emulator import Emulator
 from emulator.directives import Faults
@@ -55,10 +55,6 @@ PROPERTIES = {
 PARAMETERS = {"type": "object", "properties": {key: kind for key, (kind, _) in PROPERTIES.items()}}
 WEATHER = {"name": "get_weather", "parameters": PARAMETERS}
 ARGUMENTS = {key: value for key, (_, value) in PROPERTIES.items()}
-
-
-def asking(text: Any, **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], **fields}
 
 
 def post(emulator: Emulator, path: str, body: Any, **options: Any) -> requests.Response:
