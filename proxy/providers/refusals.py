@@ -27,10 +27,7 @@ def error(
     if kind == "context_length_exceeded":
         return facts.context_exceeded(envelope.prose)
     if kind in _CALLERS:
-        place = next(iter(envelope.places), None)
-        where = f"'{place}'" if place else "the messages and parameters"
-        message = f"The provider rejected the request as invalid; check {where} against the model."
-        return CallerError(kind, message, param=place)
+        return _rejected(kind, envelope.places)
     options: dict[str, Any] = {"retry_after": facts.retry_after(headers, now)}
     if kind == "daily_allowance":
         kind = "provider_quota_exhausted"
@@ -46,6 +43,13 @@ def error(
     word = word or next(filter(str.isdecimal, envelope.words), "")
     seen = f"HTTP {status}, code {word}" if word else f"HTTP {status}"
     return ProviderError(kind, seen=seen, **options)
+
+
+def _rejected(kind: str, places: list[str]) -> CallerError:
+    place = next(iter(places), None)
+    where = f"'{place}'" if place else "the messages and parameters"
+    message = f"The provider rejected the request as invalid; check {where} against the model."
+    return CallerError(kind, message, param=place)
 
 
 _BLOCKED = "The provider blocked the model's answer by its own rules."
