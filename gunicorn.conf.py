@@ -56,7 +56,7 @@ keepalive = 20  # seconds; longer than aiohttp's clients keep a connection (15)
 backlog = 2048
 loglevel = "info" if _settings.log_level == "debug" else _settings.log_level  # debug quotes callers
 forwarder_headers = ""  # no client, not even a local one, may set SCRIPT_NAME or PATH_INFO
-control_socket_disable = True  # it would lie in the home directory
+control_socket_disable = True  # otherwise gunicorn creates a socket in the home directory
 
 
 def on_starting(server: Any) -> None:

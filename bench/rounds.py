@@ -37,7 +37,7 @@ def measured(what: str, cases: Mapping[str, Case], most: int) -> Rounds:
             line = {"case": name, "round": number, "errors": errors, **figures}
             with file.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
-            told = ", ".join(f"{kind} {count}" for kind, count in errors.items())
-            print(f"{time.monotonic() - began:4.0f} s  {number}  {name}  {told}", flush=True)
+            counts = ", ".join(f"{kind} {count}" for kind, count in errors.items())
+            print(f"{time.monotonic() - began:4.0f} s  {number}  {name}  {counts}", flush=True)
         longest = max(longest, time.monotonic() - started)
     return rounds

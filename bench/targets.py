@@ -111,8 +111,8 @@ def running(target: Target, cores: list[int] = PROXY_CORE) -> Iterator[Running]:
 def stand_in() -> Iterator[Target]:
     """The provider, on the core of the load, as a target: `direct`. Raises NotReady."""
     nginx = program("nginx", "apt install nginx")
-    told = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
-    modules = told.partition("--modules-path=")[2].partition(" ")[0]
+    build = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
+    modules = build.partition("--modules-path=")[2].partition(" ")[0]
     if not Path(modules, "ngx_http_lua_module.so").exists():
         raise NotReady("nginx has no Lua: apt install libnginx-mod-http-lua")
     command = (nginx, "-p", ".", "-c", "nginx.conf", "-e", "stderr")

@@ -112,25 +112,25 @@ class Clients:
     def _one(self) -> None:
         stream = random.random() < 0.5  # noqa: S311
         table = BAD if random.random() < FAULTS else GOOD  # noqa: S311
-        said = random.choice([*table])  # noqa: S311
-        expected = {**GOOD, **BAD}[said][stream]
+        prompt = random.choice([*table])  # noqa: S311
+        expected = {**GOOD, **BAD}[prompt][stream]
         try:
-            outcome = _ask(self.port, said, stream)
+            outcome = _ask(self.port, prompt, stream)
         except (OSError, HTTPException, ValueError) as error:
             outcome = f"torn: {error!r}"
         with self._lock:
             self.outcomes[outcome] += 1
             if outcome != expected:
                 mode = "stream" if stream else "whole"
-                self.unexplained[f"{said} ({mode}): expected {expected}, got {outcome}"] += 1
+                self.unexplained[f"{prompt} ({mode}): expected {expected}, got {outcome}"] += 1
 
 
-def _ask(port: int, said: str, stream: bool) -> str:
+def _ask(port: int, prompt: str, stream: bool) -> str:
     """How a request ended, in a word or two."""
-    body = json.dumps({"messages": [{"role": "user", "content": said}], "stream": stream})
+    body = json.dumps({"messages": [{"role": "user", "content": prompt}], "stream": stream})
     with closing(HTTPConnection(HOST, port, timeout=60)) as connection:
         connection.request("POST", "/", body, {"Authorization": f"Bearer {KEY}"})
-        if said.startswith("LEAVE"):
+        if prompt.startswith("LEAVE"):
             return "left"
         response = connection.getresponse()
         answer = response.read()
