@@ -38,10 +38,11 @@ def left_after(emulator: Emulator, started: float, number: int = 1) -> float:
     return time.monotonic() - started
 
 
-LEAVE: dict[str, Callable[[socket.socket], None]] = {
+LEAVE: dict[str, Callable[[socket.socket], object]] = {
     "closes": socket.socket.close,
     "resets": reset,
     "half-closes": lambda connection: connection.shutdown(socket.SHUT_WR),
+    "sends on and closes": lambda connection: (connection.sendall(b"next"), connection.close()),
 }
 WHILE = {
     "it streams": ("[[endless,gap=0.05]]", True, "closes"),
@@ -49,7 +50,7 @@ WHILE = {
     "the provider is silent": ("[[silent]]", True, "half-closes"),
     "the provider has fallen silent": ("[[stall=1]]", True, "half-closes"),
     "the provider is silent, without streaming": ("[[silent]]", False, "resets"),
-    "the provider drips, without streaming": ("[[drip_headers=0.2]]", False, "closes"),
+    "the provider drips, without streaming": ("[[drip_headers=0.2]]", False, "sends on and closes"),
 }
 
 
