@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-import random_json
 from recorded import CREATED
 from recorded import chat as ask
 
@@ -98,13 +97,7 @@ def test_messages_are_a_list_with_something_in_it(messages: Any) -> None:
 
 LACKS = [None, 42, True, TEXT, []]  # none of them is a content
 CALLS = [{"a": 1}, "f", ["f"], [CALL, None]]
-FUNCTION_CALLS = [
-    "f",
-    {},
-    {"name": "f"},
-    FUNCTION_CALL | {"name": 1},
-    {**FUNCTION_CALL, "arguments": {}},
-]
+FUNCTION_CALLS = ["f", {"name": "f"}, *({**FUNCTION_CALL, key: {}} for key in FUNCTION_CALL)]
 BAD_MESSAGES: dict[str, list[Any]] = {
     "": ["Hi", None, [HI]],
     ".role": [{"content": "Hi"}, *(user(role=role) for role in (None, "Secret", 1, ["user"]))],
@@ -207,20 +200,15 @@ def test_a_whole_number_may_be_written_as_any_number(written: str, number: int) 
     assert {type(value) for value in options.values()} == {int}
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_p", "x"])
-def test_other_numbers_stay_as_they_are(name: str) -> None:
-    (value,) = ask(**{name: 1.0}).options.values()
-    assert type(value) is float
-
-
 def test_null_is_not_given() -> None:
     assert ask(**dict.fromkeys([*PARAMETERS, "user", "x"])) == ask()
 
 
-def test_unknown_fields_are_kept() -> None:
-    """What they mean is the provider's business."""
+def test_other_fields_are_kept_as_they_are() -> None:
+    """What they mean is the provider's business. 1.0 stays a float."""
     fields = {"user": "ann", "metadata": {"a": [1, None]}, "audio": 1, "name": 1, "x\n": 0}
-    assert ask(**fields).options == fields
+    fields |= {"temperature": 1.0, "top_p": 1.0, "x": 1.0}
+    assert repr(ask(**fields).options) == repr(fields)
 
 
 STREAM = {"stream": True}
@@ -253,25 +241,3 @@ def test_what_is_read(fields: dict[str, Any], read: dict[str, Any]) -> None:
     assert (kept.messages, kept.options) == ([], {})
     for chat in (asked, kept):
         assert {name: getattr(chat, name) for name in read} == read
-
-
-ATOMS = [None, True, 0, 1, -1.5, 1e300, "", "m", "user", "assistant", "text"]
-NAMES = ["role", "content", "type", "text", "tool_calls", "name", "function_call", "include_usage"]
-
-
-def test_any_body_is_a_request_or_the_callers_fault() -> None:
-    numbers = {"accepted": 0, "refused": 0}
-    for value in random_json.values(300, ATOMS, NAMES):
-        messages = [{"messages": [{"role": "user", "content": value}]}, {"messages": [value]}]
-        fields = [{"messages": [HI], name: value} for name in [*PARAMETERS, "x"]]
-        for sent in (*messages, *fields, value):
-            try:
-                chat = read(json.dumps(sent).encode())
-            except CallerError as error:
-                assert error.status == 400
-                numbers["refused"] += 1
-            else:
-                numbers["accepted"] += 1
-                assert chat.messages == sent["messages"]
-                assert all(sent[name] == value for name, value in chat.options.items())
-    assert min(numbers.values()) > 500

@@ -59,17 +59,14 @@ def test_bodies(fields: dict[str, Any], body: dict[str, Any]) -> None:
     assert sent(**fields) == {"model": "gpt-5-mini", "messages": [HI], **body}
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
+def test_messages_go_as_they_came() -> None:
+    messages = [
         {"role": "developer", "content": "a"},
         {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None},
         {"role": "user", "content": [{"type": "text", "text": "a"}], "name": "ann"},
         {"role": "assistant", "content": "a", "reasoning_content": "b"},
-    ],
-)
-def test_messages_go_as_they_came(message: dict[str, Any]) -> None:
-    assert sent(messages=[HI, message])["messages"] == [HI, message]
+    ]
+    assert sent(messages=messages)["messages"] == messages
 
 
 # --- answers ------------------------------------------------------------------------------------

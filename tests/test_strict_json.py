@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-import random_json
 
 from proxy.strict_json import (
     MAX_MARKS,
@@ -55,6 +54,10 @@ NOT_JSON = {
     b"\xff\xfe{\x00}\x00": "it is not UTF-8 (byte 0)",  # UTF-16 with a mark
     b'"\xed\xa0\x80"': "it is not UTF-8 (byte 1)",  # a surrogate in bytes
     b'"secret \xe2\x82': "it is not UTF-8 (byte 8)",  # cut inside a character
+    # What has many marks, and is no JSON:
+    b'"' * 1_000_000: "it is not valid JSON (line 1, column 3)",
+    b"\\" * 1_000_000: "it is not valid JSON (line 1, column 1)",
+    b'{"' + b"," * 1_000_000: "it is not valid JSON (line 1, column 2)",
 }
 
 
@@ -68,31 +71,35 @@ def test_what_is_not_json(read: Any, body: bytes, message: str) -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize(
-    "body", [b'{"a":1,"a":2}', b'[{"x":{"a":1,"b":2,"a":1}}]', b'{"a":1,"\\u0061":2}']
-)
-def test_a_key_given_twice_is_refused(body: bytes) -> None:
-    """Not the provider's: each token costs a reading."""
-    with pytest.raises(InvalidJSON, match=r"^an object in it has the same key twice$"):
+TWICE = "an object in it has the same key twice"
+STRICTER = {
+    b'{"a":1,"a":2}': TWICE,
+    b'[{"x":{"a":1,"b":2,"a":1}}]': TWICE,
+    b'{"a":1,"\\u0061":2}': TWICE,
+    b"9" * 310: OUT_OF_RANGE,  # larger than a float
+    b"-" + b"9" * 309: OUT_OF_RANGE,
+    b"1" + b"0" * 4299: OUT_OF_RANGE,
+}
+
+
+@pytest.mark.parametrize(("body", "message"), STRICTER.items())
+def test_a_caller_is_read_more_strictly(body: bytes, message: str) -> None:
+    """Not the provider: each token costs a reading."""
+    with pytest.raises(InvalidJSON, match=f"^{message}$"):
         loads(body)
     assert loads_upstream(body)
-
-
-@pytest.mark.parametrize("number", [b"9" * 310, b"-" + b"9" * 309, b"1" + b"0" * 4299])
-def test_a_callers_integer_is_no_larger_than_a_float(number: bytes) -> None:
-    with pytest.raises(InvalidJSON, match=OUT_OF_RANGE):
-        loads(b'{"seed":' + number + b"}")
 
 
 # --- depth and number ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("brackets", [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
-def test_nesting(brackets: tuple[str, str]) -> None:
+NESTS = [(b"[[", b"]]"), (b'{"a":{"b":', b"}}"), (b'[{"a":', b"}]")]
+
+
+@pytest.mark.parametrize(("opening", "closing"), NESTS)
+def test_nesting(opening: bytes, closing: bytes) -> None:
     """64 levels are read, 65 refused."""
-    opening, closing = (bracket.encode() for bracket in brackets)
-    times = 64 // sum(map(opening.count, (b"[", b"{")))
-    body = opening * times + b"1" + closing * times
+    body = opening * 32 + b"1" + closing * 32
     assert loads(body)
     for deeper in (b"[" + body + b"]", b'[1,{"":[]},' + body + b"]"):
         with pytest.raises(InvalidJSON, match=r"^it is nested deeper than 64 levels$"):
@@ -131,25 +138,12 @@ def test_marks_in_strings_are_text(text: str) -> None:
     assert loads_upstream(json.dumps(value).encode() + b" " * MAX_UPSTREAM_MARKS) == value
 
 
-@pytest.mark.parametrize("body", [b'"' * 1_000_000, b"\\" * 1_000_000, b'{"' + b"," * 1_000_000])
-def test_marks_of_what_is_not_json(body: bytes) -> None:
-    with pytest.raises(InvalidJSON, match=r"^it is not valid JSON \(line 1, column "):
-        loads(body)
-
-
 # --- writing ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        ({"a": [1, "é"]}, b'{"a":[1,"\\u00e9"]}'),
-        ("\ud800", b'"\\ud800"'),
-        ("\u2028\n", b'"\\u2028\\n"'),
-    ],
-)
-def test_what_is_written_is_compact_ascii_on_one_line(value: Any, written: bytes) -> None:
-    assert dumps(value) == written
+def test_what_is_written_is_compact_ascii_on_one_line() -> None:
+    written = b'{"a":[1,"\\u00e9","\\ud800","\\u2028\\n"]}'
+    assert dumps({"a": [1, "é", "\ud800", "\u2028\n"]}) == written
 
 
 @pytest.mark.parametrize("number", [float("nan"), -float("inf")])
@@ -160,31 +154,3 @@ def test_nan_is_never_written(number: float) -> None:
 
 def test_readable_is_for_people() -> None:
     assert readable({"city": "Zürich", "n": [1, 2]}) == '{"city":"Zürich","n":[1,2]}'
-
-
-# --- whatever comes -----------------------------------------------------------------------------
-
-STRINGS = ["", "a", '"', "\\", '\\"[', "]}", ",:", "é\n", "\ud800", "👋"]
-VALUES = list(random_json.values(500, [None, True, 0, -(10**30), 1.5, 1e300, *STRINGS], STRINGS))
-
-
-def test_what_is_written_is_read_again() -> None:
-    for value in VALUES:
-        for written in (dumps(value), json.dumps(value, indent=1).encode()):
-            assert loads(written) == loads_upstream(written) == value
-
-
-def test_reading_is_total() -> None:
-    """Any bytes give a value, the same as Python's, or InvalidJSON."""
-    for number, value in enumerate(VALUES):
-        written = dumps(value)
-        at = number % len(written)
-        pieces = [written[:at], written[at:], written[:at] + written[at + 1 :]]
-        for body in (*pieces, *(insert.join(pieces[:2]) for insert in (b'"', b"[", b"0", b"\xff"))):
-            for read in (loads, loads_upstream):
-                try:
-                    value = read(body)
-                except InvalidJSON as error:
-                    assert str(error)
-                else:
-                    assert value == json.loads(body)
