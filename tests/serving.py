@@ -155,6 +155,7 @@ def gunicorn(
 
 def copy_project(folder: Path) -> Path:
     """What runs, in another folder, so that a test may have a `.env` there."""
+    folder.mkdir(exist_ok=True)
     for name in ("app.py", "gunicorn.conf.py"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "proxy", folder / "proxy")  # with its bytecode: to compile takes time
