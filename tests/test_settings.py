@@ -1,6 +1,7 @@
 """Settings: what is read, what is a problem or a warning, and that no value is shown."""
 
 import hashlib
+import hmac
 from pathlib import Path
 
 import pytest
@@ -380,6 +381,15 @@ def test_named_keys_beside_the_master_key_or_alone(base: str) -> None:
     assert owner(found, "carols own key, 123") == "carol"
     for wrong in ("", "alice", digest, digest.upper(), f"sha256:{digest}", PROVIDER_KEY, KEY[:-1]):
         assert owner(found, wrong) is None
+
+
+def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time it takes must not show which key was right, or whether one was."""
+    compared = []
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
+    found = Settings(BASES["al"])
+    assert [owner(found, key) for key in (KEY, PROVIDER_KEY, "wrong")] == ["master", "al", None]
+    assert len(compared) == 6
 
 
 NAME, TOKEN, TOKENS = "LLAMA_PROVIDER_BASE_URL", "CLOUDFLARE_API_TOKEN", "cf-t0ken-3456789012"
