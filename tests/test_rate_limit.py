@@ -21,8 +21,8 @@ ALICE = "alice-Kx7Wq2Rt9Zb4"
 
 
 def status(client: FlaskClient, key: str = KEY, path: str = "/", body: object = None) -> int:
-    body = body or asking()
-    return client.post(path, json=body, headers={"Authorization": f"Bearer {key}"}).status_code
+    headers = {"Authorization": f"Bearer {key}"}
+    return client.post(path, json=body or asking(), headers=headers).status_code
 
 
 def limited(env: dict[str, str], rate: str, **more: str) -> FlaskClient:
@@ -54,11 +54,6 @@ def test_over_the_limit_is_429(env: dict[str, str], rate: str, retry: str) -> No
     assert (int(response.headers["Retry-After"]) > 60) == (retry == "false")
 
 
-def test_with_a_wrong_storage_nothing_is_counted(env: dict[str, str]) -> None:
-    client = limited(env, "1/minute", RATE_LIMIT_STORAGE="redis//127.0.0.1")
-    assert [status(client) for _ in range(3)] == [500, 500, 500]
-
-
 def test_each_name_has_one_count_for_all_paths(env: dict[str, str]) -> None:
     client = limited(env, "2/minute")
     paths = ("/", "/v1/chat/completions", "/chat/completions")
@@ -75,8 +70,7 @@ def test_a_window_ends(env: dict[str, str]) -> None:
 def test_a_stranger_and_a_reader_are_not_counted(env: dict[str, str]) -> None:
     client = limited(env, "1/minute")
     assert [status(client, "wrong") for _ in range(3)] == [401] * 3
-    response = client.get("/models", headers=BEARER)
-    assert [response.status_code, status(client)] == [200, 200]
+    assert [client.get("/models", headers=BEARER).status_code, status(client)] == [200, 200]
 
 
 def test_the_order_of_checks(env: dict[str, str]) -> None:
@@ -85,19 +79,16 @@ def test_the_order_of_checks(env: dict[str, str]) -> None:
     assert [status(client, "wrong"), status(client, body=[1]), status(client)] == [401, 500, 429]
     client = limited(env, "1/minute")
     assert [status(client, body=[1]), status(client, body=[1])] == [400, 429]
+    client = limited(env, "1/minute", RATE_LIMIT_STORAGE="redis//127.0.0.1")
+    assert [status(client), status(client)] == [500, 500]  # nothing can be counted
 
 
 # --- in Redis ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["redis://user:pw@[::1]", "rediss://:p%2Fw@redis.example.org:6380/1?ssl_cert_reqs=none"],
-)
-def test_a_good_storage_does_not_keep_the_worker_from_starting(
-    env: dict[str, str], url: str
-) -> None:
-    assert limited(env, "1/day", RATE_LIMIT_STORAGE=url)
+def test_a_good_storage_does_not_keep_the_worker_from_starting(env: dict[str, str]) -> None:
+    for url in ("redis://user:pw@[::1]", "rediss://:p%2Fw@h.org:6380/1?ssl_cert_reqs=none"):
+        assert limited(env, "1/day", RATE_LIMIT_STORAGE=url)
 
 
 @contextmanager
@@ -143,7 +134,7 @@ def test_a_redis_that_is_down_lets_requests_pass(
     assert caplog.text.count(message) == 1
     monkeypatch.setattr(rate_limit, "PAUSE", 0.0)
     client = limited(env, "1/hour", RATE_LIMIT_STORAGE=url)
-    assert [status(client) for _ in range(3)] == [200, 200, 200]
+    assert status(client) == 200
     with redis_server(tmp_path, port, "--requirepass", "s3cr3t"):
         wait_until(lambda: status(client) == 429)
     assert status(client) == 200
