@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import serving
-from flask.testing import FlaskClient
 from serving import BEARER, MODEL, Server
+from test_chat_request import BAD_MESSAGES, GOOD_MESSAGES
+from test_chat_request import PARAMETERS as PARAMETER_VALUES
 from test_provider_cases import RECORDED, Row
 from werkzeug.test import TestResponse
 
 from app import create_app
 from proxy import errors, routes
-from proxy.chat_request import PARAMETERS, ChatRequest
+from proxy.chat_request import PARAMETERS
 
 DOCUMENT = json.loads((Path(__file__).parent.parent / "docs" / "openapi.json").read_text())
 COMPONENTS = DOCUMENT["components"]
@@ -103,47 +103,55 @@ def test_its_codes_and_types_are_those_of_errors() -> None:
 # --- its schemas fit each answer ----------------------------------------------------------------
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NO_TIER_2 = {"LLAMA_PROVIDER_API_KEY": ""}
+FALLBACK = {"LLAMA_PROVIDER_MODELS": f"chat={MODEL}|@cf/other/model"}
 
 
 def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
     return {"json": serving.asking(said, **fields)}
 
 
-REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "whole": (200, asking()),
-    "with ignored parameters": (200, asking(user="me", store=True)),
-    "with a tool": (200, asking(tools=[TOOL])),
-    "as JSON": (200, asking(response_format={"type": "json_object"})),
-    "a stream": (200, asking(stream=True)),
-    "a stream with usage": (200, asking(stream=True, stream_options={"include_usage": True})),
-    "a stream with a tool": (200, asking(stream=True, tools=[TOOL])),
-    "a stream of JSON": (200, asking(stream=True, response_format={"type": "json_object"})),
-    "a stream that breaks off": (200, asking("[[reset=middle]]", stream=True)),
-    "no JSON": (400, {"data": b"{"}),
-    "no body": (400, {}),
-    "no messages": (400, {"json": {}}),
-    "a bad parameter": (400, asking(n=2)),
-    "an unknown model": (400, asking(model="none")),
-    "context exceeded": (400, asking("[[status=413,code=5021]]", user="me")),
-    "input rejected": (400, asking("[[status=400,code=5006]]")),
-    "no key": (401, asking() | {"headers": {}}),
-    "a wrong key": (401, asking() | {"headers": {"Authorization": "Bearer wrong"}}),
-    "another path": (404, asking() | {"path": "/v1/engines"}),
-    "too large": (413, {"data": b" " * 2_000_000}),
-    "unreachable": (502, asking("[[close=before]]", user="me")),
-    "overloaded": (502, asking("[[status=429,code=3040]]")),
-    "rate limited": (502, asking("[[status=429,retry_after=7]]")),
-    "the free allowance": (502, asking("[[status=429,code=3036]]")),
-    "the provider's 401": (502, asking("[[status=401]]")),
-    "the provider's 404": (502, asking("[[status=404]]", stream=True)),
-    "a withdrawn model": (502, asking("[[status=410,code=5028]]")),
-    "garbage": (502, asking("[[garbage]]")),
-    "a redirect": (502, asking("[[redirect=302]]")),
-    **{method: (405, {"method": method}) for method in ("GET", "PUT", "OPTIONS", "TRACE", "BREW")},
+def get(path: str, **options: Any) -> dict[str, Any]:
+    return {"method": "GET", "path": path, **options}
+
+
+REQUESTS: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {  # the last: other settings
+    "whole": (200, asking(), {}),
+    "with ignored parameters": (200, asking(user="me", store=True), {}),
+    "with a tool": (200, asking(tools=[TOOL]), {}),
+    "a stream": (200, asking(stream=True), {}),
+    "a stream with a tool": (200, asking(stream=True, tools=[TOOL]), {}),
+    "a stream that breaks off": (200, asking("[[reset=middle]]", stream=True), {}),
+    "from a fallback": (200, asking(), FALLBACK),
+    "no JSON": (400, {"data": b"{"}, {}),
+    "no messages": (400, {"json": {}}, {}),
+    "a bad parameter": (400, asking(n=2), {}),
+    "an unknown model": (400, asking(model="none"), {}),
+    "context exceeded": (400, asking("[[status=413,code=5021]]", user="me"), {}),
+    "no key": (401, asking() | {"headers": {}}, {}),
+    "a wrong key": (401, asking() | {"headers": {"Authorization": "Bearer wrong"}}, {}),
+    "another path": (404, asking() | {"path": "/v1/engines"}, {}),
+    "too large": (413, asking("Hi" * 1000), {"MAX_REQUEST_BYTES": "1000"}),
+    "over the rate limit": (429, asking(), {"RATE_LIMIT": "1/day"}),
+    "no key is set": (500, asking(), {"WORKER_ACCESS_KEY": ""}),
+    "no key of the provider": (500, asking(), NO_TIER_2),
+    "unreachable": (502, asking(), {"LLAMA_PROVIDER_BASE_URL": "http://127.0.0.1:1"}),
+    "no HTTP": (502, asking("[[garbage]]"), {}),
+    "fallbacks refuse": (502, asking("[[status=429,code=3040]]"), FALLBACK),
+    **{f"{path} by DELETE": (405, get(path, method="DELETE"), {}) for path in PATHS},
+    "the models": (200, get("/v1/models"), {}),
+    "a model": (200, get(f"/v1/models/{MODEL}"), {}),
+    "a model, no key": (401, get(f"/models/{MODEL}", headers={}), {}),
+    "a model, unknown": (404, get("/v1/models/none"), {}),
+    "the models, no key": (401, get("/models", headers={}), {}),
+    "the models, no key of the provider": (500, get("/models"), NO_TIER_2),
+    "healthy": (200, get("/healthz"), {}),
+    "ready": (200, get("/readyz"), {}),
+    "not ready": (503, get("/readyz"), NO_TIER_2),
 }
 
 
-def check(response: TestResponse, status: int, operation: dict[str, Any] = OPERATION) -> None:
+def check(response: TestResponse, status: int, operation: dict[str, Any]) -> None:
     """The answer is one that the document has."""
     assert response.status_code == status
     documented = resolved(operation["responses"][str(status)])
@@ -168,118 +176,36 @@ def check(response: TestResponse, status: int, operation: dict[str, Any] = OPERA
     response.close()
 
 
-@cache
-def client_of(base_url: str) -> FlaskClient:
-    """One application for all requests to the emulator."""
-    more = {"MAX_REQUEST_BYTES": "1000000", "LLAMA_PROVIDER_BASE_URL": base_url}
-    return create_app(serving.settings("", **more)).test_client()
-
-
-@pytest.mark.parametrize(("status", "asked"), REQUESTS.values(), ids=REQUESTS)
-def test_each_answer_is_documented(env: dict[str, str], status: int, asked: dict[str, Any]) -> None:
-    client = client_of(env["LLAMA_PROVIDER_BASE_URL"])
-    check(client.open(**{"method": "POST", "path": "/", "headers": BEARER} | asked), status)
+@pytest.mark.parametrize(("status", "asked", "more"), REQUESTS.values(), ids=REQUESTS)
+def test_each_answer_is_documented(
+    env: dict[str, str], status: int, asked: dict[str, Any], more: dict[str, str]
+) -> None:
+    client = create_app(env | more).test_client()
+    client.post("/", headers=BEARER, buffered=True, **asking())  # so that there is an outcome
+    asked = {"method": "POST", "path": "/", "headers": BEARER} | asked
+    item = PATHS.get(asked["path"], PATHS["/v1/models/{id}"])
+    check(client.open(**asked), status, *item.values())
 
 
 @pytest.mark.parametrize("row", RECORDED.values(), ids=RECORDED)
 def test_each_answer_to_what_providers_sent_is_documented(row: Row) -> None:
     """Custom tool calls, refusals, counters, errors."""
     response = row.response()
-    check(response, response.status_code)
+    check(response, response.status_code, OPERATION)
 
 
-FALLBACK = {"LLAMA_PROVIDER_MODELS": f"chat={MODEL}|@cf/other/model"}
-SETTINGS = {
-    "a fallback": (FALLBACK, "Hi", 200),
-    "fallbacks that refuse": (FALLBACK, "[[status=429,code=3040]]", 502),
-    "no key": ({"WORKER_ACCESS_KEY": ""}, "Hi", 500),
-    "no key of the provider": ({"LLAMA_PROVIDER_API_KEY": ""}, "Hi", 500),
-    "over the rate limit": ({"RATE_LIMIT": "1/day"}, "Hi", 429),
-}
-
-
-@pytest.mark.parametrize(("more", "said", "status"), SETTINGS.values(), ids=SETTINGS)
-def test_each_answer_by_other_settings_is_documented(
-    env: dict[str, str], more: dict[str, str], said: str, status: int
-) -> None:
-    client = create_app(env | more).test_client()
-    client.post("/", headers=BEARER, buffered=True, **asking(said))
-    check(client.post("/", headers=BEARER, **asking(said)), status)
-
-
-READING = [
-    ("/v1/models", {}, BEARER, 200),
-    ("/models", {}, BEARER, 200),
-    (f"/v1/models/{MODEL}", {}, BEARER, 200),
-    (f"/models/{MODEL}", {}, {}, 401),
-    ("/v1/models/none", {}, BEARER, 404),
-    ("/models", {}, {}, 401),
-    ("/models", {"LLAMA_PROVIDER_API_KEY": ""}, BEARER, 500),
-    ("/healthz", {}, {}, 200),
-    ("/readyz", {}, {}, 200),
-    ("/readyz", {"LLAMA_PROVIDER_API_KEY": ""}, {}, 503),
-]
-
-
-@pytest.mark.parametrize(("path", "broken", "headers", "status"), READING)
-def test_each_answer_to_a_get_is_documented(
-    env: dict[str, str], path: str, broken: dict[str, str], headers: dict[str, str], status: int
-) -> None:
-    client = create_app(env | broken).test_client()
-    client.post("/", headers=BEARER, buffered=True, **asking())  # so that there is an outcome
-    item = path if path in PATHS else "/v1/models/{id}"
-    operation = PATHS[item]["get"]
-    check(client.get(path, headers=headers), status, operation)
-    check(client.delete(path, headers=headers), 405, operation)
-
-
-CALL = {"name": "f", "arguments": ""}
-
-
-def by(role: str, **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": role, **fields}]}
-
-
-SCHEMA_ACCEPTS: dict[str, tuple[bool, Any]] = {
-    "the least": (True, {}),
-    "null is not given": (True, dict.fromkeys(PARAMETERS - {"messages"})),
-    "anything else": (True, {"user": "me", "store": None}),
-    "n": (False, {"n": 2}),
-    "no tokens": (False, {"max_tokens": 0}),
-    "true is no number": (False, {"temperature": True}),
-    "a stop that is none": (False, {"stop": [1]}),
-    "tools that are none": (False, {"tools": ["f"]}),
-    "no messages": (False, {"messages": []}),
-    "content is null": (False, by("user", content=None)),
-    "no content": (False, by("user", tool_calls=[])),
-    "null beside a call": (True, by("assistant", tool_calls=[{}])),
-    "null beside a refusal": (True, by("assistant", refusal="No.")),
-    "null beside an older call": (True, by("assistant", function_call=CALL)),
-    "null beside nothing": (False, by("assistant", refusal=None)),
-    "null beside an empty one": (False, by("assistant", audio={})),
-    "null beside another's call": (False, by("user", content=None, tool_calls=[{}])),
-    "an older call that is none": (False, by("assistant", content="", function_call={"name": "f"})),
-    "functions": (True, {"functions": [{"name": "f"}], "function_call": "auto"}),
-    "a whole number as any": (True, {"max_tokens": 4096.0}),
-    "a broken number": (False, {"max_tokens": 6000.5}),
-    "parts": (True, by("user", content=[{"type": "image_url"}])),
-    "no parts": (False, by("user", content=[])),
-    "a text without text": (False, by("user", content=[{"type": "text"}])),
-}
-
-
-@pytest.mark.parametrize(("fits", "fields"), SCHEMA_ACCEPTS.values(), ids=SCHEMA_ACCEPTS)
-def test_the_request_that_is_documented_is_the_one_that_is_accepted(
-    fits: bool, fields: dict[str, Any]
-) -> None:
-    body = serving.asking() | fields
-    assert schema_of("ChatRequest").is_valid(body) is fits
-    try:
-        ChatRequest.from_json(json.dumps(body).encode(), ["m"], id="chatcmpl-1", created=1)
-    except errors.CallerError:
-        assert not fits
-    else:
-        assert fits
+def test_the_request_that_is_documented_is_the_one_that_is_accepted() -> None:
+    """What test_chat_request has: the proxy accepts the good, and refuses the bad."""
+    good: list[Any] = [{"messages": [message]} for message in GOOD_MESSAGES]
+    bad: list[Any] = [{"messages": [message]} for same in BAD_MESSAGES.values() for message in same]
+    for name, (good_values, bad_values) in PARAMETER_VALUES.items():
+        good += [serving.asking(**{name: value}) for value in [*good_values, None]]
+        bad += [serving.asking(**{name: value}) for value in bad_values]
+    good += [serving.asking(unknown=[None]), serving.asking(max_tokens=4096.0)]
+    bad += [{}, {"messages": []}, {"messages": "Hi"}]
+    fits = schema_of("ChatRequest").is_valid
+    assert [body for body in good if not fits(body)] == []
+    assert [body for body in bad if fits(body)] == []
 
 
 # --- whatever is sent ---------------------------------------------------------------------------
@@ -320,7 +246,7 @@ def test_schemathesis(running_proxy: Server) -> None:
     @settings(derandomize=True, max_examples=4, deadline=None, database=None)
     def conforms(case: schemathesis.Case) -> None:
         if case.path == "/" and next(numbers) % 5:
-            return  # of its 460 cases: SCHEMA_ACCEPTS has one of each kind
+            return  # of its 460 cases: test_chat_request has more of each kind
         response = case.call(base_url=running_proxy.url, headers=BEARER)
         left_out = [positive_data_acceptance] * (b"provider_rejected_input" in response.content)
         wanted = [check for check in checks if check not in left_out]
