@@ -76,15 +76,23 @@ def ask(
         return client(provider).post("/", json=asked, headers=serving.BEARER, buffered=True)
 
 
+def events(response: TestResponse) -> list[Any]:
+    """The data of each event of a stream; [DONE] stays text."""
+    assert response.content_type == "text/event-stream; charset=utf-8"
+    *frames, end = response.data.decode("ascii").split("\n\n")
+    assert end == ""
+    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+    data = [frame.removeprefix("data: ") for frame in frames]
+    return [text if text == "[DONE]" else json.loads(text) for text in data]
+
+
 def heard_in(response: TestResponse) -> Heard:
     """The answer. A stream that was cut never looks whole."""
     if response.content_type == "application/json":
         return Heard.of(response.get_json())
-    *events, end = response.get_data().split(b"\n\n")
-    assert end == b""
-    data = [event.removeprefix(b"data: ") for event in events]
-    is_done = data[-1] == b"[DONE]"
-    heard = Heard.of(*map(json.loads, data[: len(data) - is_done]))
+    sent = events(response)
+    is_done = sent[-1] == "[DONE]"
+    heard = Heard.of(*sent[: len(sent) - is_done])
     assert is_done == bool(heard.finish) == (heard.error is None)
     return heard
 
