@@ -35,7 +35,9 @@ def refused(provider: Provider, status: int, headers: Mapping[str, str], body: b
 def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:
     """What is sent to the provider for a request with these fields."""
     asked = chat(**fields)
-    return provider.request(asked, provider.models[asked.model][0])
+    request = provider.request(asked, provider.models[asked.model][0])
+    assert asked == chat(**fields)  # a second try must find it as it was
+    return request
 
 
 @dataclass

@@ -2,14 +2,13 @@
 
 import json
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
-import random_json
 from recorded import (
     SECONDS_TO_MIDNIGHT,
     TOKENS,
-    chat,
     refused,
     request_to,
     sse,
@@ -25,29 +24,20 @@ from proxy.providers.workers_ai import WorkersAI
 PROVIDER = WorkersAI(
     base_url="https://example.com/accounts/acc/ai/run",
     key="tier-2",
-    models={
-        "m": ("@cf/meta/llama-3.1-8b-instruct-fast",),
-        "other": ("@cf/google/gemma-4-26b-a4b-it",),
-    },
+    models={"m": ("@cf/meta/llama-3.1",), "other": ("@cf/google/gemma-4",)},
 )
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 
 
-@pytest.mark.parametrize(
-    ("fields", "tokens", "finish"),
-    [
-        ({}, 255, "stop"),
+def test_a_native_answer_was_cut_off_where_it_reached_the_callers_limit() -> None:
+    for asked, tokens, finish in (
         ({"max_tokens": 10}, 9, "stop"),
         ({"max_completion_tokens": 10}, 10, "length"),
         ({"max_tokens": 1000}, 256, "stop"),
-    ],
-)
-def test_a_native_answer_was_cut_off_where_it_reached_the_limit(
-    fields: dict[str, Any], tokens: int, finish: str
-) -> None:
-    """The caller's limit, or else Workers AI's 256."""
-    result = {"response": "a", "usage": {"completion_tokens": tokens}}
-    assert whole(PROVIDER, {"result": result}, **fields)["choices"][0]["finish_reason"] == finish
+    ):
+        answer = {"response": "a", "usage": {"completion_tokens": tokens}}
+        (choice,) = whole(PROVIDER, {"result": answer}, **asked)["choices"]
+        assert choice["finish_reason"] == finish
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -99,16 +89,10 @@ def test_the_daily_allocation_is_known_by_its_words() -> None:
     assert told_of(refused(PROVIDER, 429, {}, body)) == QUOTA
 
 
-@pytest.mark.parametrize(
-    ("code", "variable"),
-    [(10000, "LLAMA_PROVIDER_API_KEY"), (5028, "LLAMA_PROVIDER_MODELS"), (7003, "ACCOUNT_ID")],
-)
-def test_the_log_says_what_was_seen_and_what_to_fix(code: int, variable: str) -> None:
-    body = b'{"errors":[{"code":%d,"message":"secret"}]}' % code
-    notes = refused(PROVIDER, 400, {}, body).notes
-    assert notes["seen"] == f"HTTP 400, code {code}"
-    assert variable in notes["fix"]
-    assert "secret" not in str(notes)
+def test_the_log_says_what_was_seen_and_what_to_fix() -> None:
+    error = refused(PROVIDER, 400, {}, b'{"errors":[{"code":7003,"message":"secret"}]}')
+    settings = "CLOUDFLARE_ACCOUNT_ID and LLAMA_PROVIDER_BASE_URL"
+    assert error.notes == {"seen": "HTTP 400, code 7003", "fix": settings}
 
 
 # --- what is sent -------------------------------------------------------------------------------
@@ -127,10 +111,9 @@ TEXTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 def test_where_it_goes_and_with_which_key() -> None:
     """The model goes into the path; the key shows up nowhere else."""
     request = request_to(PROVIDER)
-    model = "@cf/meta/llama-3.1-8b-instruct-fast"
-    assert request.url == f"https://example.com/accounts/acc/ai/run/{model}"
+    assert request.url == "https://example.com/accounts/acc/ai/run/@cf/meta/llama-3.1"
     assert request.headers == {"Authorization": "Bearer tier-2"}
-    assert request_to(PROVIDER, model="other").url.endswith("/@cf/google/gemma-4-26b-a4b-it")
+    assert request_to(PROVIDER, model="other").url.endswith("/@cf/google/gemma-4")
     assert "tier-2" not in repr(request) + repr(PROVIDER)
 
 
@@ -202,18 +185,6 @@ def test_what_it_cannot_use_is_not_sent_but_named() -> None:
     assert request.ignored == {"metadata", "functions", "user"}
 
 
-def test_the_request_is_not_changed() -> None:
-    """A second try must find it as it was."""
-    asked = chat(
-        messages=[{"role": "developer", "content": TEXTS}],
-        response_format=WRAPPED,
-        max_completion_tokens=7,
-    )
-    before = json.dumps([asked.messages, asked.options])
-    assert PROVIDER.request(asked, "x") == PROVIDER.request(asked, "x")
-    assert json.dumps([asked.messages, asked.options]) == before
-
-
 # --- whatever comes -----------------------------------------------------------------------------
 
 NAMES = [
@@ -222,9 +193,22 @@ NAMES = [
     *["errors", "code", "internalCode", "success", "reasoning", "index", "id", "status"],
 ]
 ATOMS = [None, True, False, -1, 0, 1.5, 1e300, "", "a", "stop", "error", "message", "3043"]
-ANYTHING = list(random_json.values(1500, ATOMS, NAMES))
+RANDOM = Random(1500)  # noqa: S311 (no secret)
+
+
+def anything(levels: int) -> Any:
+    """JSON of these names and atoms, the same at each run."""
+    kind = RANDOM.choice(("atom", "list", "object", "object")) if levels else "atom"
+    size = RANDOM.randrange(5)
+    if kind == "list":
+        return [anything(levels - 1) for _ in range(size)]
+    if kind == "object":
+        return {RANDOM.choice(NAMES): anything(levels - 1) for _ in range(size)}
+    return RANDOM.choice(ATOMS)
+
+
+ANYTHING = [anything(RANDOM.randrange(5)) for _ in range(1500)]
 OBJECTS = [value for value in ANYTHING if isinstance(value, dict)]
-FINISHES = {"stop", "length", "tool_calls", "content_filter"}
 
 
 def test_any_answer_is_read_or_refused() -> None:
@@ -242,12 +226,12 @@ def test_any_answer_is_read_or_refused() -> None:
     for completion in completions:
         (choice,) = completion["choices"]
         message = choice["message"]
-        calls = message.get("tool_calls", [])
-        assert isinstance(message["content"], str) or (message["content"] is None and calls)
-        assert choice["finish_reason"] in FINISHES
+        assert isinstance(message["content"], str) or message["tool_calls"]
+        for call in message.get("tool_calls", ()):
+            if call["type"] == "function":
+                assert {type(text) for text in (call["id"], *call["function"].values())} == {str}
+        assert choice["finish_reason"] in {"stop", "length", "tool_calls", "content_filter"}
         assert all(type(completion["usage"][name]) is int for name in TOKENS)
-        for one in (call for call in calls if call.get("type") == "function"):
-            assert {type(text) for text in (one["id"], *one["function"].values())} == {str}
         assert strict_json.loads(strict_json.dumps(completion)) == completion
 
 
