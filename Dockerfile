@@ -1,8 +1,8 @@
 # docker build -t llm-proxy .
 # docker run --env-file .env -p 8000:8000 --stop-timeout 30 llm-proxy
 #
-# --stop-timeout: Docker kills 10 seconds after SIGTERM, unless it is given more than
-# GRACEFUL_TIMEOUT (25), in which open answers finish. It also runs with --read-only.
+# Without --stop-timeout Docker kills 10 seconds after SIGTERM. Give it more than GRACEFUL_TIMEOUT (25),
+# so that open answers can finish. The container also runs with --read-only.
 
 FROM python:3.13-slim AS build
 COPY requirements.txt ./

@@ -1,7 +1,7 @@
 """gunicorn finds this file where it is started in this folder: `gunicorn app:app`.
 
-From elsewhere: `gunicorn -c FOLDER/gunicorn.conf.py app:app`. SIGHUP runs it again, in the process
-that then forks new workers, so that wrong settings must not end it.
+From elsewhere: `gunicorn -c FOLDER/gunicorn.conf.py app:app`. SIGHUP runs this file again in the
+master, which wrong settings must not end.
 """
 
 import logging
@@ -82,7 +82,8 @@ def post_fork(server: Any, worker: Any) -> None:
 def on_reload(server: Any) -> None:
     """Let the master hear the next signal while old workers finish their answers.
 
-    It would wait until no worker is as old as the last one, and ends the oldest ones first.
+    gunicorn would wait until every worker's age is over that of the last worker before the reload.
+    It ends the workers of the lowest age first, so new ones must still have a higher age.
     """
     environment.in_use = _read
     for worker in server.WORKERS.values():

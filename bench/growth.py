@@ -19,7 +19,7 @@ ANSWERS = SIZES | {"8 MB": 8 * 10**6}
 _STREAM_COLUMNS = [
     Column("asked", "asked"),
     Column("finished", "streams_finished"),
-    Column("RSS MB", "memory_mb"),
+    Column("RSS MiB", "memory_mb"),
     Column("of the core, %", "core_percent", ".1f"),
     Column("CPU µs a token", "token_cpu_us", ".1f"),
     Column("TTFT added p50 ms", "ttft_p50_ms", ",.1f"),
@@ -29,7 +29,7 @@ _STREAM_COLUMNS = [
 _SIZE_COLUMNS = [
     Column("CPU ms a request", "request_cpu_ms", ",.2f"),
     Column("added at 1 client, p50 ms", "added_ms", ",.2f"),
-    Column("RSS MB", "memory_mb"),
+    Column("RSS MiB", "memory_mb"),
 ]
 _WORKER_COLUMNS = [
     Column("requests/s", "requests_per_s"),
@@ -38,7 +38,7 @@ _WORKER_COLUMNS = [
     Column("300 streams: finished of 600", "streams_finished"),
     Column("TTFT added p50 ms", "ttft_p50_ms", ",.1f"),
     Column("p99 ms", "ttft_p99_ms", ",.1f"),
-    Column("RSS MB then", "streams_memory_mb"),
+    Column("RSS MiB then", "streams_memory_mb"),
 ]
 
 

@@ -34,7 +34,7 @@ class Ask:
 
 @dataclass
 class Tally:
-    """What came of it. Times are in seconds."""
+    """What a run measured. Times are in seconds."""
 
     asked: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -57,7 +57,8 @@ def run(
     stagger: float = 0.0,
     deadline: float,
 ) -> Tally:
-    """Ask so many times each, or for so long; first within `stagger`; all in `deadline` seconds."""
+    """Each client asks `times` times or for `seconds`. The first requests are spread over `stagger`
+    seconds; all ends after `deadline` seconds."""
     tally, poll, started = Tally(), select.epoll(), time.monotonic()
     crowd = [_Client(ask, poll, tally) for _ in range(clients)]
     due = [(started + stagger * number / clients, number) for number in range(clients)]

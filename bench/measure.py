@@ -41,7 +41,7 @@ def costing(process: Running) -> Iterator[Cost]:
 
 
 def percentile(values: list[float], share: float, *, unit: float = 1e-3) -> float | None:
-    """In units of so many seconds; None where there is no value."""
+    """The percentile of the values (seconds), in units of `unit` seconds; None without a value."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] / unit if ordered else None
 

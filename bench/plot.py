@@ -20,7 +20,7 @@ Series = list[list[Figures]]  # for each place on the axis, the figures of all r
 def streams(counts: list[int], series: Series) -> None:
     """docs/growth-streams.svg: memory, CPU and delay, by open streams."""
     panels = {
-        "RSS MB": "memory_mb",
+        "RSS MiB": "memory_mb",
         "CPU µs a token": "token_cpu_us",
         "TTFT added, p99 ms": "ttft_p99_ms",
     }

@@ -93,7 +93,7 @@ def free_port() -> int:
 
 
 def program(name: str, advice: str) -> str:
-    """Where it is; Debian keeps servers where only root looks. Raises NotReady."""
+    """The path of a program; Debian keeps servers where only root looks. Raises NotReady."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
         raise NotReady(f"{name} is missing: {advice}")

@@ -33,7 +33,7 @@ COLUMNS = [
     Column("CPU µs a request", "request_cpu_us"),
     Column("added at 1 client, p50 µs", "added_us"),
     Column("500 in flight, of ideal", "in_flight_share", ".3f"),
-    Column("RSS MB then", "memory_mb"),
+    Column("RSS MiB then", "memory_mb"),
     Column("300 streams: finished of 600", "streams_finished"),
     Column("TTFT added p50 ms", "ttft_p50_ms", "z,.1f"),
     Column("p99 ms", "ttft_p99_ms", ",.0f"),

@@ -81,7 +81,7 @@ class Target:
         wrong |= self.errors("[[tokens=5,gap=0.01]]", tokens=5)
         refusals = replace(self, key="wrong").errors().keys()
         if wrong or not refusals & {"status 400", "status 401", "status 403"}:
-            raise NotReady(f"{self.name}: {wrong or 'a wrong key is none'}")
+            raise NotReady(f"{self.name}: {wrong or 'it accepts a wrong key'}")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ _AS_SHIPPED = (  # whatever the environment or `.env` says
 
 
 def usual_peers(provider: Target) -> list[Target]:
-    """Those that are there at once."""
+    """The peers that need no long installation."""
     env = {"CLIENT_KEY": CLIENT_KEY, "PROVIDER_KEY": PROVIDER_KEY}
     env["URL"] = f"http://{HOST}:{provider.port}{provider.path}"
     nginx, naive, fastapi = free_port(), free_port(), free_port()

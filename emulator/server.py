@@ -73,8 +73,8 @@ class Emulator(ThreadingTCPServer):
     """Both providers at `url`; `with Emulator() as emulator:` serves in daemon threads.
 
     `gap` is in seconds between the words of a stream; with a `key`, other tokens are refused.
-    `requests` holds a `Received` for each request, `connections` counts those accepted; `refused`
-    has the status and the provider's code with which a model is refused, by its name.
+    `requests` holds a `Received` for each request, `connections` counts those accepted; `refused`:
+    by a model's name, the status and the provider's code (or None) with which it is refused.
     """
 
     daemon_threads = True

@@ -23,7 +23,7 @@ from proxy.watchdog import Call, Watchdog
 class Proxy:
     """What all requests share: `g.proxy`."""
 
-    last_call: Entry | None = None  # the last request that reached the provider and has ended
+    last_asked: Entry | None = None  # the last ended request for which the provider was called
 
     def __init__(self, config: Settings) -> None:
         self.config, self.watchdog = config, Watchdog()
@@ -98,7 +98,7 @@ def _ask(
 def _note(reply: Reply, ignored: Iterable[str], provider: Provider) -> None:
     """What the provider's headers say, for the log and for the headers of the response."""
     g.entry.provider_status = reply.status
-    if names := incoming.names(ignored, reply.headers.get("X-Ignored-Parameters")):
+    if names := incoming.ignored_names(ignored, reply.headers.get("X-Ignored-Parameters")):
         g.answer_headers["X-Ignored-Parameters"] = names
     if provider_id := incoming.clean_id(reply.headers.get(provider.request_id_header)):
         g.entry.provider_request_id = g.answer_headers["X-Provider-Request-Id"] = provider_id

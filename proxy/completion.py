@@ -98,7 +98,7 @@ class Answer:
                 continue
             delta = self._delta(part)
             if not has_begun and (delta or self._has_content or self._calls):
-                has_begun = True  # until then, an error keeps its status
+                has_begun = True  # an error before that has a status of its own
                 yield _chunk(self._chat, _ROLE)
             if delta:
                 yield self._chunk(delta)

@@ -1,6 +1,6 @@
 """The connections to the provider: extends requests and urllib3.
 
-Each class changes what its base class does in one respect; its docstring says which.
+Each method that differs from its base class says why.
 """
 
 import queue
@@ -112,7 +112,7 @@ def _extended(pool: Any, connection: Any) -> Any:
 
 
 class Adapter(HTTPAdapter):
-    """Has one TLS context for all connections, and makes no more than is needed."""
+    """Has one TLS context for all connections, and does not load certificates for each request."""
 
     def __init__(self, ca_bundle: str = "") -> None:
         """`ca_bundle`: a file of certificates to trust besides the usual ones."""

@@ -88,7 +88,7 @@ class Variables:
                 self.warn(name, f"is not a setting of this proxy; did you mean {near[0]}?")
 
     def exact(self, name: str, default: str = "") -> str:
-        """The value with the blanks at its ends."""
+        """The value, blanks at its ends included; the default if it is blank. Warns of quotes."""
         self.defaults[name] = default
         value = self._env.get(name, "")
         if _QUOTED.fullmatch(value.strip()):

@@ -72,8 +72,8 @@ _LONGEST_WAIT = 60  # seconds; Node's SDK sleeps any Retry-After, Python's gives
 
 
 class ProxyError(Exception):
-    """An error with one of CODES. `param`: the place in the request, `messages[1].content`;
-    `retry_after`: seconds; `notes`: for the request log only; the code has a default for `fix`."""
+    """An error with one of CODES. `param`: the place in the request; `retry`: whether one helps, if
+    not as the code has it; `retry_after`: seconds; `notes`, such as `fix`: for the log only."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class ClientGone(CallerError):
     """The client disconnected. One that only closed its sending side can read this error."""
 
     def __init__(self) -> None:
-        super().__init__("invalid_json", "The request did not come to its end.")
+        super().__init__("invalid_json", "The request body is incomplete.")
 
 
 class OperatorError(ProxyError):

@@ -53,13 +53,13 @@ def clean_id(text: str | None) -> str | None:
 
 
 def clean_path() -> str:
-    """The path, for the log: 64 characters. What may be a key, and the rest, is shown as `?`."""
+    """The path, for the log: at most 64 characters. `?` is for what may be a key, and the rest."""
     clean = re.match(r"(/[a-z0-9._:-]{,15}(?=/|\Z))*", request.path)
     shown = clean[0] if clean else ""
-    return shown[:64] + ("" if shown == request.path else "/?")
+    return shown if shown == request.path and len(shown) <= 64 else shown[:62] + "/?"
 
 
-def names(ours: Iterable[str], theirs: str | None) -> str:
+def ignored_names(ours: Iterable[str], theirs: str | None) -> str:
     """The names of ignored parameters that are fit for a header: this proxy's, and those that an
     upstream proxy lists. A caller can write anything as a name."""
     listed = (name.strip() for name in (theirs or "")[:2000].split(","))
@@ -110,7 +110,7 @@ def _piece(call: Call) -> bytes:
     try:
         return request.stream.read(_PIECE)
     except Exception as error:  # gunicorn's and Werkzeug's differ, for malformed chunks
-        if call.ended or isinstance(error, OSError):
-            raise call.ended or ClientGone from None
-        message = "The body could not be read to its end."
+        if call.end_reason or isinstance(error, OSError):
+            raise call.end_reason or ClientGone from None
+        message = "The request body is not valid HTTP."
         raise CallerError("invalid_json", message, raised=type(error).__name__) from None

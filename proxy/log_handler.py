@@ -11,7 +11,7 @@ _MOST = 4096  # bytes of a line (PIPE_BUF): a pipe takes as many at once, and in
 
 
 class NonBlockingHandler(logging.Handler):
-    """Drops the lines that find no room, and logs their number once there is room again.
+    """Drops lines while the pipe is full, and then logs how many they were.
 
     The descriptor is polled and not set to O_NONBLOCK, because other processes share it.
     """

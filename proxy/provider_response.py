@@ -10,8 +10,8 @@ _AT_ONCE = 0.0001  # seconds of a read that has not waited
 
 
 class _Source(io.RawIOBase):
-    """A socket's bytes. A greenlet that never waits never lets others run. This one does, even
-    while http.client reads interim responses or trailers."""
+    """A socket's bytes. A read that did not wait lets other greenlets run. Otherwise a provider
+    that sends without end would block the worker, even with interim responses or trailers."""
 
     may_read = True
 

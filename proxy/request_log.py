@@ -1,6 +1,6 @@
 """The request log: one line for each request, written when its response has ended.
 
-No line holds a key, or any text from a client or a provider. docs/log.md describes the fields.
+No line holds a prompt, an answer or a key. docs/log.md describes the fields.
 """
 
 import logging

@@ -21,7 +21,7 @@ def json(value: JSON, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def stream(chat: ChatRequest, chunks: Iterator[Chunk], entry: Entry) -> Response:
-    """Server-sent events. Waits for the first chunk: an error before it keeps its status."""
+    """Server-sent events. Waits for the first chunk: an error before it has a status of its own."""
     first = next(chunk for chunk in chunks if chunk is not Mark.PAUSE)
     entry.first_token_ms = entry.elapsed_ms()
     return Response(

@@ -37,7 +37,7 @@ def begin() -> None:
 
 @blueprint.before_request
 def guard() -> None:
-    """Tier 1. If no key is set, no caller's key is wrong, and no other setting is named."""
+    """Check the key, the rate limit and the settings. Without keys, only theirs are named."""
     config: Settings = g.proxy.config
     if config.keys:
         g.entry.key = config.keys.owner(request.headers.get("Authorization", ""))
@@ -88,9 +88,9 @@ def readyz() -> tuple[Response, int]:
         message = "This proxy is misconfigured; see its log, or run `python -m proxy check`."
         return responses.error(OperatorError("proxy_misconfigured", message), g.entry), 503
     last = None
-    if call := g.proxy.last_call:
-        age = round((call.elapsed_ms() - call.total_ms) / 1000, 1)
-        last = {"outcome": call.code or DONE, "age_seconds": age}
+    if entry := g.proxy.last_asked:
+        age = round((entry.elapsed_ms() - entry.total_ms) / 1000, 1)
+        last = {"outcome": entry.code or DONE, "age_seconds": age}
     return responses.json({"status": "ready", "provider": last}), 200
 
 
@@ -136,7 +136,7 @@ def finish(response: Response) -> Response:
     def ended() -> None:
         entry.write()
         if entry.provider and entry.ended != CLIENT_GONE:
-            proxy.last_call = entry
+            proxy.last_asked = entry
 
     response.call_on_close(ended)
     return response

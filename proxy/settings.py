@@ -158,7 +158,7 @@ def _models(env: Variables, kind: type[Provider]) -> dict[str, tuple[str, ...]]:
         names = tuple(name.strip() for name in chain.split("|"))
         public = alias.strip() or names[0]
         if not form.fullmatch(entry):
-            text = "must be model, public=model or public=model|fallback, separated by commas"
+            text = "must be model, alias=model or alias=model|fallback, separated by commas"
             env.report(variable, text)
         elif public in models or len(set(names)) < len(names):
             env.report(variable, "must not have a public name, or a fallback, twice")

@@ -54,7 +54,7 @@ def readable(value: Any) -> str:
 
 
 def others(value: JSON, known: set[str]) -> JSON:
-    """The keys of an object that are not known, without those that are null."""
+    """The items of an object whose key is not known and whose value is not null."""
     return {name: item for name, item in value.items() if name not in known and item is not None}
 
 

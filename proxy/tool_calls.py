@@ -77,7 +77,7 @@ class _Call:
 
     def is_followed_by(self, piece: Piece) -> bool:
         """Whether the piece begins another call. Some servers give all calls the same index; some
-        repeat id and name in each piece, or send a new id with each."""
+        repeat id and name in each piece, or send a new id, without a name, with each."""
         if piece.begins_other:
             return not self.is_other or piece.id not in ("", self.id)
         if not piece.name or not self.name:

@@ -52,7 +52,7 @@ class Reply:
 
     def close(self) -> None:
         """Keep the connection if the response is at its end or about to be, else close it."""
-        if self._call.is_watched and not (self._response.raw.closed or self._call.ended):
+        if self._call.is_watched and not (self._response.raw.closed or self._call.end_reason):
             self._call.await_provider(_LINGER)
             with suppress(ProxyError):
                 next(self.pieces(), None)
@@ -95,4 +95,4 @@ def _failure(error: Exception, call: Call) -> Exception:
         root = cause
     is_untrusted = isinstance(root, ssl.SSLCertVerificationError)
     fix = "LLAMA_PROVIDER_CA_BUNDLE, or the provider's certificate" if is_untrusted else ""
-    return call.ended or ProviderError(code, seen=type(root).__name__, fix=fix)
+    return call.end_reason or ProviderError(code, seen=type(root).__name__, fix=fix)

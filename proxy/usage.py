@@ -44,5 +44,5 @@ class AnswerUsage:
             self.last = used
 
     def total(self) -> JSON:
-        """Increments have the prompt's tokens in the first event only; counts so far in each."""
+        """All tokens. Events that all have the prompt's tokens count so far; others add up."""
         return self.final or (self.last if self.last["prompt_tokens"] else self.sum)

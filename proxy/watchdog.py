@@ -1,7 +1,7 @@
 """Ends requests that take too long, whose client has left, or that a restart cannot wait for.
 
-An exception is raised in the request's own greenlet, where it waits: so the rooms that read and
-write need no code for it. Without gevent, as under `flask run`, requests' own timeouts hold.
+An exception is raised in the request's own greenlet, where it waits: so the modules that read
+and write need no code for it. Without gevent, as under `flask run`, requests' own timeouts hold.
 """
 
 import errno
@@ -21,11 +21,11 @@ from proxy.errors import CallerError, ClientGone, OperatorError, ProviderError
 
 INTERVAL = 0.1  # seconds between two looks at all calls
 CLIENT_TIMEOUT = 60.0  # seconds for a client to send its body, and to read each piece of an answer
-LAST_CALL = 2.0  # seconds after SIGTERM for what has not come: a request, or the rest of its body
+BODY_GRACE = 2.0  # seconds after SIGTERM for what has not come: a request, or the rest of its body
 _CLIENT_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux reports a half-close; others only POLLHUP
 
 # What ends a wait that has lasted too long.
-_BODY_LATE = partial(CallerError, "invalid_json", "The body did not come to its end in time.")
+_BODY_LATE = partial(CallerError, "invalid_json", "The request body did not arrive in time.")
 _PROVIDER_LATE = partial(ProviderError, "provider_timeout", seen="our deadline")
 
 
@@ -45,8 +45,8 @@ class Call:
 
     def __init__(self, seconds: float = CLIENT_TIMEOUT, *, is_watched: bool = False) -> None:
         self.is_watched = is_watched
-        self.ended: Exception | None = None  # why, if the watchdog ended it
-        self.late: Callable[[], Exception] = _BODY_LATE
+        self.end_reason: Exception | None = None  # set when the watchdog ends it
+        self.late_error: Callable[[], Exception] = _BODY_LATE
         self.ends = time.monotonic() + seconds
         self._greenlet: Any = gevent.getcurrent()
 
@@ -61,15 +61,15 @@ class Call:
         now, total_ends = time.monotonic(), self._began + self.timeouts.total
         if now >= total_ends and not self.is_watched:
             raise _PROVIDER_LATE()
-        self.ends, self.late = min(now + seconds, total_ends), _PROVIDER_LATE
+        self.ends, self.late_error = min(now + seconds, total_ends), _PROVIDER_LATE
 
     def await_client(self) -> None:
         """Wait for the client to read a piece. Only its departure or CLIENT_TIMEOUT ends that."""
-        self.ends, self.late = time.monotonic() + CLIENT_TIMEOUT, ClientGone
+        self.ends, self.late_error = time.monotonic() + CLIENT_TIMEOUT, ClientGone
 
     def end(self, reason: Exception) -> None:
         """Raise where the call waits. Only the hub may call this."""
-        self.ended = self.ended or reason
+        self.end_reason = self.end_reason or reason
         # An OSError is what libraries clean up after: after any other, gevent leaves the
         # descriptor of half a TLS handshake open. gunicorn ignores this one where it sends.
         self._greenlet.throw(OSError(errno.ENOTCONN, "the watchdog ended this call"))
@@ -80,7 +80,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._calls: dict[int, Call] = {}  # by the descriptor of the client's socket
-        self._restarts_at: dict[Any, float] = {}  # by what the call is late with
+        self._restarts_at: dict[Any, float] = {}  # by the `late_error` of a call
         self._poll: Any = None
         self._timer: Any = None
 
@@ -107,20 +107,20 @@ class Watchdog:
             self._poll.unregister(descriptor)
 
     def restart_in(self, seconds: float) -> None:
-        """End the calls that are still open then; bodies have LAST_CALL at most."""
+        """End the calls that are still open then; bodies have BODY_GRACE at most."""
         now = time.monotonic()
-        bodies_end = now + min(seconds, LAST_CALL)
+        bodies_end = now + min(seconds, BODY_GRACE)
         self._restarts_at = {_BODY_LATE: bodies_end, _PROVIDER_LATE: now + seconds}
 
     def _look(self) -> None:
         """Runs in the hub, while all greenlets wait."""
         left, now = dict(self._poll.poll(0)), time.monotonic()
         for descriptor, call in list(self._calls.items()):
-            if descriptor in left and call.late is not _BODY_LATE:  # a body's end can be read
+            if descriptor in left and call.late_error is not _BODY_LATE:  # a body's end can be read
                 call.end(ClientGone())
             elif now >= call.ends:
-                call.end(call.late())
-            elif now >= self._restarts_at.get(call.late, inf):
-                retry = call.late is _BODY_LATE  # the provider was not asked
+                call.end(call.late_error())
+            elif now >= self._restarts_at.get(call.late_error, inf):
+                retry = call.late_error is _BODY_LATE  # the provider was not asked
                 message = "This proxy is being restarted."
                 call.end(OperatorError("internal_error", message, retry=retry))

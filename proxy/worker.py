@@ -37,7 +37,7 @@ _REFUSALS = {
 
 
 class _Request(Request):  # type: ignore[misc]
-    """The head of a request. What follows a refused one cannot be told apart: it is its body."""
+    """The head of a request. All that follows a refused one is read as its body."""
 
     version: tuple[int, int]
     refusal: Exception | None = None
@@ -78,7 +78,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM. Answers end with an error two seconds before gunicorn kills the worker."""
         if self.alive:  # gunicorn repeats the signal
-            self._watchdog.restart_in(self.cfg.graceful_timeout - 2)
+            self._watchdog.restart_in(max(self.cfg.graceful_timeout - 2, 0.5))
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is installed is what was locked, and no .pth file runs at every start of Python. Known holes
-# are a report and no gate: they come from the network, and on any day.
+# What is installed is what was locked, and no .pth file runs at every start of Python. Known
+# vulnerabilities are reported and do not fail the run: a new one may come on any day.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runtime=.venv-runtime

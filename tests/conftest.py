@@ -17,10 +17,10 @@ from emulator import Emulator
 from proxy import connections, environment
 
 environment.ENV_FILE = Path("/nonexistent/.env")  # `import app` reads it: not the developer's own
-if sys.gettrace():  # by coverage, which rests later: it must see each room's import
+if sys.gettrace():  # by coverage, which rests later: it must see each module's import
     environment.in_use = {"LOG_LEVEL": "critical"}, []
-    for room in ["app", *(room.name for room in walk_packages(["proxy"], "proxy."))]:
-        import_module(room)
+    for module in ["app", *(module.name for module in walk_packages(["proxy"], "proxy."))]:
+        import_module(module)
     environment.in_use = None
 
 TRACER = pytest.StashKey[Any]()  # coverage's, if there is one

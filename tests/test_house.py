@@ -1,4 +1,4 @@
-"""The house rules: which room may import which, and that what is written down is true."""
+"""The house rules: which module may import which, and that what is written down is true."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ from proxy.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 
-# From the ground up: a room imports only from floors below its own.
+# From the ground up: a module imports only from floors below its own.
 FLOORS = [
     {"proxy.errors", "proxy.strict_json", "proxy.sse", "proxy.environment", "proxy.keys"},
     {"proxy.log_handler", "proxy.usage", "proxy.tool_calls", "proxy.watchdog"},
@@ -35,9 +35,9 @@ FLOORS = [
     {"proxy.routes"},
     {"app", "proxy.__main__"},
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
-# Each foreign thing is touched in as few rooms as can be.
+# Each foreign thing is touched in as few modules as can be.
 KEEPERS = {
     "requests": {"proxy.connections", "proxy.upstream"},
     "urllib3": {"proxy.connections", "proxy.upstream"},
@@ -61,7 +61,7 @@ KEEPERS = {
 }
 
 
-def rooms() -> dict[str, Path]:
+def modules() -> dict[str, Path]:
     found = {"app": ROOT / "app.py"}
     for path in (ROOT / "proxy").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -84,21 +84,21 @@ def imports(path: Path) -> set[str]:
     return found - {"proxy"}
 
 
-def test_every_room_has_a_floor() -> None:
-    assert rooms().keys() == FLOOR.keys()
+def test_every_module_has_a_floor() -> None:
+    assert modules().keys() == FLOOR.keys()
 
 
-def test_a_room_imports_only_from_lower_floors() -> None:
-    ours = [(room, name) for room, path in rooms().items() for name in imports(path)]
+def test_a_module_imports_only_from_lower_floors() -> None:
+    ours = [(module, name) for module, path in modules().items() for name in imports(path)]
     upward = [pair for pair in ours if pair[1] in FLOOR and FLOOR[pair[1]] >= FLOOR[pair[0]]]
     assert upward == []
 
 
 def test_a_foreign_thing_is_touched_by_its_keepers_only() -> None:
     users: dict[str, set[str]] = {foreign: set() for foreign in KEEPERS}
-    for room, path in rooms().items():
+    for module, path in modules().items():
         for foreign in {name.split(".")[0] for name in imports(path)} & KEEPERS.keys():
-            users[foreign].add(room)
+            users[foreign].add(module)
     assert users == KEEPERS
 
 
@@ -148,8 +148,8 @@ def test_what_a_document_names_exists(path: Path) -> None:
 
 
 def test_what_is_short_stays_short() -> None:
-    """The README, each room, and all of them: a change that needs more removes some first."""
-    files = {"README.md": ROOT / "README.md", **rooms()}
+    """The README, each module, and all of them: a change that needs more removes some first."""
+    files = {"README.md": ROOT / "README.md", **modules()}
     lines = {name: len(path.read_text().splitlines()) for name, path in files.items()}
     assert [name for name, count in lines.items() if count > 220] == []
     assert sum(lines.values()) - lines["README.md"] < 3_460
@@ -197,8 +197,8 @@ def test_each_group_of_packages_has_its_lock() -> None:
 
 def test_the_architecture_has_every_file() -> None:
     table = (ROOT / "docs" / "architecture.md").read_text()
-    paths = [path.relative_to(ROOT) for path in rooms().values() if path.parent.name != "providers"]
-    assert [path for path in paths if f"(../{path})" not in table] == []
+    paths = [path for path in modules().values() if path.parent.name != "providers"]
+    assert [path for path in paths if f"(../{path.relative_to(ROOT)})" not in table] == []
 
 
 def test_the_documents_have_the_version() -> None:

@@ -181,7 +181,7 @@ BEFORE_ENDPOINT = (
     "problem: must end before /chat/completions, as in /v1; for /ai/run use workers-ai"
 )
 UNENCRYPTED = "warning: http sends the key unencrypted; use https"
-MODELS = "problem: must be model, public=model or public=model|fallback, separated by commas"
+MODELS = "problem: must be model, alias=model or alias=model|fallback, separated by commas"
 MODEL_TWICE = "problem: must not have a public name, or a fallback, twice"
 WITHDRAWN = "warning: Cloudflare withdrew {} on 2026-05-30; choose another"
 SECONDS = "problem: must be a number of seconds over 0, at most 86400"

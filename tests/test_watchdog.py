@@ -30,7 +30,7 @@ class Ends:
             with dog.watch(self.our_client) as call:
                 with suppress(OSError):
                     waits(call)
-                return call.ended
+                return call.end_reason
 
         reason = gevent.spawn(call).get(timeout=DEADLINE)
         headers = getattr(reason, "headers", {})
@@ -82,7 +82,7 @@ def test_a_restart_says_whether_the_request_may_come_again(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may where the provider was not asked. Bodies have less time, however long the grace."""
-    monkeypatch.setattr(watchdog, "LAST_CALL", SHORT)
+    monkeypatch.setattr(watchdog, "BODY_GRACE", SHORT)
     dog = Watchdog()
     dog.restart_in(2 * DEADLINE)
     assert ends.ended(ends.reads_the_body, dog) == "OperatorError true"
@@ -108,7 +108,7 @@ def test_a_call_that_is_over_is_watched_no_more(ends: Ends) -> None:
     ends.client.close()
     with dog.watch(None) as other:
         gevent.sleep(3 * watchdog.INTERVAL)
-    assert other.ended is None
+    assert other.end_reason is None
     assert not other.is_watched
 
 

@@ -144,7 +144,7 @@ def test_a_request_that_does_not_come_ends_the_connection(
 def test_sigterm_during_an_answer_ends_its_connection_and_soon_the_idle_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.watchdog.LAST_CALL", 0.1)
+    monkeypatch.setattr("proxy.watchdog.BODY_GRACE", 0.1)
     ending = worker()
 
     def signalled(*arguments: Any) -> list[bytes]:
@@ -159,13 +159,14 @@ def test_sigterm_during_an_answer_ends_its_connection_and_soon_the_idle_ones(
     assert idle.get(timeout=4) == b""  # not after the 5 seconds of a head
 
 
-def test_two_seconds_of_the_grace_are_kept_for_errors() -> None:
+@pytest.mark.parametrize(("grace", "seconds"), [(25, 23), (1, 0.5)])
+def test_a_part_of_the_grace_is_kept_for_errors(grace: int, seconds: float) -> None:
     ending = worker()
     ending._watchdog = Mock()
-    ending.cfg.set("graceful_timeout", 25)
+    ending.cfg.set("graceful_timeout", grace)
     for _ in range(3):  # gunicorn repeats it
         ending.handle_exit(15, None)
-    ending._watchdog.restart_in.assert_called_once_with(23)
+    ending._watchdog.restart_in.assert_called_once_with(seconds)
     assert not ending.alive
 
 

@@ -28,7 +28,7 @@ class Provider(ABC):
 
     base_url: str
     key: str  # tier 2; empty where none is sent
-    models: Mapping[str, tuple[str, ...]]  # public name, default first -> its names, first to last
+    models: Mapping[str, tuple[str, ...]]  # public name, default first -> names to ask
 
     name: ClassVar[str]  # the value of LLAMA_PROVIDER that chooses it
     request_id_header: ClassVar[str]  # identifies a request for the provider's support

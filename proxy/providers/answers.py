@@ -42,7 +42,7 @@ def parts(provider: Provider, chat: ChatRequest, reply: Reply) -> Iterator[Part 
                 raise refused(data)
             yield frames.part(frame, is_event=is_event, relay=provider.relays_unknown)
     except sse.EventTooLong:
-        raise ProviderError("provider_bad_answer", seen="an event without an end") from None
+        raise ProviderError("provider_bad_answer", seen="an event over 1 MiB") from None
 
 
 def _data(reply: Reply, *, is_streamed: bool) -> tuple[bool, Iterable[bytes]]:

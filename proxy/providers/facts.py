@@ -67,6 +67,6 @@ def retry_after(headers: Mapping[str, str], now: int) -> int | None:
     else:
         try:
             seconds = parsedate_to_datetime(text).replace(tzinfo=UTC).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):  # a year of 14 digits
             return None
     return min(ceil(seconds), 86400) if seconds > 0 else None
