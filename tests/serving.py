@@ -62,8 +62,8 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
-    end = time.monotonic() + deadline
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
@@ -94,11 +94,6 @@ class Server:
     @property
     def log(self) -> str:
         return self.log_file.read_text("utf-8", "replace")
-
-    def stop(self) -> int:
-        """SIGTERM, and its exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE)
 
     def connect(self) -> socket.socket:
         return socket.create_connection((HOST, self.port), timeout=DEADLINE)
@@ -132,12 +127,12 @@ def started(
         assert process.poll() is None, server.log
         yield server
     finally:
-        if process.poll() is None:
-            try:
-                server.stop()
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        process.terminate()
+        try:
+            process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextmanager

@@ -7,23 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import NamedTuple
 
+import crowd
 import pytest
 import serving
 from conftest import Serve
-from crowd import (
-    EVENTS,
-    SLACK,
-    Play,
-    Provider,
-    Wire,
-    answer_to,
-    descriptors,
-    dripped,
-    outcome,
-    post,
-    reset,
-    workers,
-)
+from crowd import EVENTS, SLACK, Play, Provider, Wire, answer_to, dripped, outcome, post
 from serving import Server, wait_until
 
 from emulator import Emulator
@@ -134,7 +122,7 @@ def test_a_handshake_that_is_reset_or_does_not_end(serve: Serve) -> None:
     def talk(connection: socket.socket) -> None:
         connection.recv(1)
         if len(provider.connections) <= 2:
-            reset(connection)
+            crowd.reset(connection)
         else:
             serving.read_to_end(connection)
             is_over.append(time.monotonic())
@@ -145,12 +133,12 @@ def test_a_handshake_that_is_reset_or_does_not_end(serve: Serve) -> None:
         with serve(serving.settings(url)) as server:
             assert outcome(answer_to(server, post("Hi"))) == "provider_unreachable"
             assert len(provider.connections) == 2
-            (worker,) = workers(server)
-            before = descriptors(worker)
+            (worker,) = crowd.workers(server)
+            before = crowd.descriptors(worker)
             with server.connect() as client:
                 client.sendall(post("Hi"))
                 wait_until(lambda: len(provider.connections) == 3)
                 left_at = time.monotonic()
             wait_until(lambda: is_over)
             assert is_over[0] - left_at < 1 + SLACK
-            wait_until(lambda: descriptors(worker) <= before)
+            wait_until(lambda: crowd.descriptors(worker) <= before)

@@ -6,24 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import crowd
 import pytest
 import serving
 from conftest import Serve
-from crowd import (
-    SLACK,
-    answer_to,
-    asking,
-    chunked,
-    deaf,
-    descriptors,
-    error_of,
-    opened,
-    outcome,
-    post,
-    request,
-    reset,
-    workers,
-)
+from crowd import SLACK, answer_to, deaf, opened, post
 from serving import DEADLINE, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
@@ -40,7 +27,7 @@ def left_after(emulator: Emulator, started: float, number: int = 1) -> float:
 
 LEAVE: dict[str, Callable[[socket.socket], object]] = {
     "closes": socket.socket.close,
-    "resets": reset,
+    "resets": crowd.reset,
     "half-closes": lambda connection: connection.shutdown(socket.SHUT_WR),
     "sends on and closes": lambda connection: (connection.sendall(b"next"), connection.close()),
 }
@@ -85,7 +72,7 @@ def test_a_hundred_clients_leave_at_once(shipped: Server, emulator: Emulator) ->
         for connection in (*spoken_to, *waiting):
             connection.close()
         assert left_after(emulator, started, 100) < 1 + SLACK
-    assert outcome(answer_to(shipped, post("Hi"))) == "done"
+    assert crowd.outcome(answer_to(shipped, post("Hi"))) == "done"
 
 
 # --- clients that do not move -----------------------------------------------------------------
@@ -106,13 +93,15 @@ def impatient(
         yield server
 
 
-UNFINISHED = asking("Hi")[:-20]
+UNFINISHED = crowd.asking("Hi")[:-20]
 
 
 @pytest.mark.parametrize(
     ("sent", "drip"),
-    [(request(UNFINISHED, length=999), b""), (chunked(b"ff\r\n", UNFINISHED, end=b""), b" ")],
-    ids=["it stands still", "it drips, in chunks"],
+    [
+        pytest.param(crowd.request(UNFINISHED, length=999), b"", id="it stands still"),
+        pytest.param(crowd.chunked(b"ff\r\n", UNFINISHED, end=b""), b" ", id="it drips, in chunks"),
+    ],
 )
 def test_a_body_that_does_not_come_to_an_end(
     impatient: Server, emulator: Emulator, sent: bytes, drip: bytes
@@ -130,7 +119,7 @@ def test_a_body_that_does_not_come_to_an_end(
                 received = connection.recv(65536)
         connection.settimeout(DEADLINE)
         (answer,) = serving.answers(received + read_to_end(connection))
-    assert error_of(answer) == (400, "invalid_json")
+    assert crowd.error_of(answer) == (400, "invalid_json")
     assert time.monotonic() - started > PATIENCE - 0.1
     assert emulator.requests == []
 
@@ -139,12 +128,12 @@ def test_a_client_that_never_reads_loses_its_connection(
     impatient: Server, emulator: Emulator
 ) -> None:
     """And the provider's with it; nothing stays in the worker."""
-    (worker,) = workers(impatient)
-    before = descriptors(worker)
+    (worker,) = crowd.workers(impatient)
+    before = crowd.descriptors(worker)
     with deaf(impatient) as connection:
         started = time.monotonic()
         connection.sendall(post("[[endless,gap=0.001]]", stream=True))
         wait_until(lambda: emulator.requests)
         assert left_after(emulator, started) < PATIENCE + 2 * SLACK
-        wait_until(lambda: descriptors(worker) <= before)
+        wait_until(lambda: crowd.descriptors(worker) <= before)
         assert b"[DONE]" not in read_to_end(connection)

@@ -6,28 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import crowd
 import pytest
 import serving
 from conftest import Serve
-from crowd import (
-    EVENTS,
-    SLACK,
-    Play,
-    Traffic,
-    Wire,
-    answer_to,
-    deaf,
-    descriptors,
-    emulator_process,
-    many_descriptors,
-    memory,
-    opened,
-    outcome,
-    outcome_of,
-    post,
-    read_all,
-    workers,
-)
+from crowd import EVENTS, SLACK, Traffic, answer_to, descriptors, memory, opened, post, workers
 from serving import Server, wait_until
 
 EACH = 200  # connections of each kind
@@ -37,10 +20,8 @@ GROWTH = 40  # MiB
 
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with (
-        many_descriptors(),
-        emulator_process(tmp_path_factory.mktemp("emulator") / "log") as emulator,
-    ):
+    log_file = tmp_path_factory.mktemp("emulator") / "log"
+    with crowd.many_descriptors(), crowd.emulator_process(log_file) as emulator:
         yield emulator
 
 
@@ -58,14 +39,14 @@ def test_five_hundred_slow_requests_at_once(running: Server) -> None:
     with ExitStack() as stack:
         connections = opened(running, post("[[wait=1]]"), 250, stack)
         connections += opened(running, post("[[wait=1]]", stream=True), 250, stack)
-        outcomes = [outcome_of(received) for received in read_all(connections)]
+        outcomes = [crowd.outcome_of(received) for received in crowd.read_all(connections)]
     seconds = time.monotonic() - started
     print(f"all answered after {seconds:.2f} s")
     assert outcomes == ["done"] * 500
     assert seconds < 1 + 4 * SLACK  # one after the other would take 500
 
 
-def pour(head: bytes, block: bytes) -> Play:
+def pour(head: bytes, block: bytes) -> crowd.Play:
     """As fast as it is read, for longer than anyone should listen."""
 
     def steps() -> Iterator[bytes]:
@@ -91,18 +72,18 @@ def test_providers_that_pour_have_not_the_worker_to_themselves(serve: Serve) -> 
     """They end at their deadlines, too, and others are served meanwhile."""
     limits = {f"LLAMA_PROVIDER_{name}": "1.5" for name in ("TIMEOUT", "TOTAL_TIMEOUT")}
     with (
-        Wire({**POURS, "Hi": lambda: [HELLO]}) as wire,
+        crowd.Wire({**POURS, "Hi": lambda: [HELLO]}) as wire,
         serve(serving.settings(wire.url, **limits)) as server,
         ExitStack() as stack,
     ):
         started = time.monotonic()
         with Traffic(server, threads=1) as traffic:
             sent = [post(name, stream=True) for name in POURS]
-            received = read_all([opened(server, one, 1, stack)[0] for one in sent])
+            received = crowd.read_all([opened(server, one, 1, stack)[0] for one in sent])
             seconds = time.monotonic() - started
             served = [*traffic.outcomes]
     print(f"over after {seconds:.2f} s, {len(served)} served, p99 {traffic.slowest(0.99):.3f} s")
-    assert {outcome_of(answer) for answer in received} == {"provider_timeout"}
+    assert {crowd.outcome_of(answer) for answer in received} == {"provider_timeout"}
     assert seconds < 1.5 + SLACK
     assert "done" in served
     assert set(served) <= {"done", "provider_timeout"}  # the latter on a busy machine
@@ -132,7 +113,7 @@ def test_clients_that_hold_a_place_cost_others_nothing(serve: Serve, provider: S
                     opened(server, sent, EACH // 20, stack)
                 for _ in range(EACH // 20):
                     sent = post("[[huge=100000,framing=close]]")
-                    stack.enter_context(deaf(server)).sendall(sent)
+                    stack.enter_context(crowd.deaf(server)).sendall(sent)
                 most = max(most, descriptors(worker))
             after = len(traffic.outcomes)
             while len(traffic.outcomes) < after + 20:
@@ -161,7 +142,7 @@ def test_without_descriptors_it_recovers(tmp_path: Path, env: dict[str, str]) ->
             with ExitStack() as stack:
                 opened(server, held, 100, stack)
                 wait_until(lambda: descriptors(worker) >= 60)
-            assert outcome(answer_to(server, post("Hi"))) == "done"
+            assert crowd.outcome(answer_to(server, post("Hi"))) == "done"
             wait_until(lambda: descriptors(worker) <= before + SPARE)
         assert workers(server) == [worker]
     assert server.process.returncode == 0
