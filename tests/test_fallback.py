@@ -1,13 +1,13 @@
 """Fallback models: the next one is asked after a complete refusal that was not billed."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import requests
 import responses
 import serving
 from conftest import Serve
+from crowd import EVENTS, answer_to, answering, chunk, outcome, post
 from flask.testing import FlaskClient
 from serving import BEARER, asking
 
@@ -17,16 +17,18 @@ from emulator import Emulator
 A, B, C = "@cf/meta/a", "@cf/meta/b", "@cf/meta/c"
 
 
+def app_with(env: dict[str, str], *models: str, **more: str) -> FlaskClient:
+    more["LLAMA_PROVIDER_MODELS"] = f"chat={'|'.join(models)}"
+    return create_app(env | more).test_client()
+
+
 @pytest.fixture
 def client(env: dict[str, str]) -> FlaskClient:
-    return create_app(env | {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}|{C}"}).test_client()
+    return app_with(env, A, B, C)
 
 
 def ask(client: FlaskClient, text: str = "Hi", **fields: Any) -> Any:
-    response = client.post("/", json=asking(text, **fields), headers=BEARER)
-    response.get_data()
-    response.close()
-    return response
+    return client.post("/", json=asking(text, **fields), headers=BEARER, buffered=True)
 
 
 def asked(emulator: Emulator) -> list[str]:
@@ -101,74 +103,62 @@ def test_where_all_refuse_a_retry_is_advised_if_one_would_help(
     assert response.headers["X-Should-Retry"] == retry
 
 
-@pytest.mark.parametrize("text", ["[[close=middle]]", "[[no_done]]", "[[junk]]"])
-def test_what_was_begun_is_not_asked_again(
-    client: FlaskClient, emulator: Emulator, text: str
-) -> None:
-    ask(client, text, stream=True)
-    assert asked(emulator) == [A]
+def test_what_was_begun_is_not_asked_again() -> None:
+    events = [chunk(b'data: {"response":"Hi"}\n\n'), chunk(b'data: {"errors":[{"code":3040}]}\n\n')]
+    with answering(EVENTS + b"".join(events)) as provider:
+        response = ask(app_with(serving.settings(provider.url), A, B), stream=True)
+    assert "provider_overloaded" in response.text
+    assert len(provider.requests) == 1
 
 
-def test_no_connection(emulator: Emulator, env: dict[str, str]) -> None:
-    """Each model is tried: a gateway may route them differently."""
+def test_without_a_connection_each_model_is_tried(env: dict[str, str]) -> None:
+    """A gateway may route them differently."""
     nobody = f"http://127.0.0.1:{serving.free_port()}"
-    models = {"LLAMA_PROVIDER_BASE_URL": nobody, "LLAMA_PROVIDER_MODELS": f"chat={A}|{B}"}
-    response = ask(create_app(env | models).test_client())
+    response = ask(app_with(env, A, B, LLAMA_PROVIDER_BASE_URL=nobody))
     assert response.json["error"]["code"] == "provider_unreachable"
+    assert response.headers["X-Provider-Model"] == B
 
 
-def test_all_share_the_deadline(
+def test_the_log_has_the_model_that_failed_last(
     caplog: pytest.LogCaptureFixture, emulator: Emulator, env: dict[str, str]
 ) -> None:
     emulator.refused = {A: (429, 3040)}
-    models = {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}", "LLAMA_PROVIDER_TIMEOUT": "1"}
-    response = ask(create_app(env | models).test_client(), "[[silent]]")
+    response = ask(app_with(env, A, B, LLAMA_PROVIDER_TIMEOUT="1"), "[[silent]]")
     assert response.json["error"]["code"] == "provider_timeout"
     assert asked(emulator) == [A, B]
     line = caplog.records[-1].msg.to_json()
     assert (line["provider_model"], line["provider_status"]) == (B, None)  # not the 429 of A
 
 
-def test_without_a_fallback_the_model_is_not_shown(
-    client: FlaskClient, env: dict[str, str]
-) -> None:
-    alias = create_app(env | {"LLAMA_PROVIDER_MODELS": f"chat={A}"}).test_client()
-    assert "X-Provider-Model" not in ask(alias).headers
+def test_without_a_fallback_the_model_is_not_shown(env: dict[str, str]) -> None:
+    assert "X-Provider-Model" not in ask(app_with(env, A)).headers
 
 
 def test_a_model_withdrawn_under_load_loses_no_request(
     serve: Serve, env: dict[str, str], emulator: Emulator
 ) -> None:
     """Four callers, 48 requests; the first model is withdrawn in the middle."""
-    texts: list[str] = []
 
-    def call(url: str) -> None:
-        for number in range(12):
-            asked = asking(f"Say {number}", stream=True)
-            texts.append(requests.post(url, json=asked, headers=BEARER, timeout=30).text)
-            if len(texts) >= 20:
-                emulator.refused[A] = (410, 5028)
+    def call(number: int) -> str:
+        if number == 20:
+            emulator.refused[A] = (410, 5028)
+        return outcome(answer_to(server, post(f"Say {number}", stream=True)))
 
-    with serve(env | {"LLAMA_PROVIDER_MODELS": f"chat={A}|{B}"}) as server:
-        callers = [threading.Thread(target=call, args=(server.url,)) for _ in range(4)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-    assert len(texts) == 48
-    assert all(text.endswith("data: [DONE]\n\n") and "Say" in text for text in texts)
+    env["LLAMA_PROVIDER_MODELS"] = f"chat={A}|{B}"
+    with serve(env) as server, ThreadPoolExecutor(4) as callers:
+        assert [*callers.map(call, range(48))] == ["done"] * 48
     assert {A, B} == set(asked(emulator))
 
 
 def test_the_headers_of_a_refusal_are_not_the_answers(caplog: pytest.LogCaptureFixture) -> None:
-    env = serving.settings("https://provider.example", "openai", LLAMA_PROVIDER_MODELS="chat=a|b")
     text = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
     theirs = {"X-Request-Id": "theirs", "X-Ignored-Parameters": "seed"}
     with responses.RequestsMock() as provider:
         url = "https://provider.example/v1/chat/completions"
         provider.post(url, status=429, json={}, headers=theirs)
         provider.post(url, json=text)
-        response = ask(create_app(env).test_client())
+        env = serving.settings("https://provider.example", "openai")
+        response = ask(app_with(env, "a", "b"))
     assert response.headers["X-Provider-Model"] == "b"
     assert not {"X-Ignored-Parameters", "X-Provider-Request-Id"} & set(response.headers.keys())
     assert caplog.records[-1].msg.to_json()["provider_request_id"] is None

@@ -1,12 +1,12 @@
 """Alive, ready, and what callers may name: the paths that cost no money."""
 
-from contextlib import ExitStack
+import json
 from typing import Any
 
 import pytest
 import serving
 from conftest import Serve
-from crowd import opened, outcome_of, post, read_all
+from crowd import outcome_of, post
 from flask.testing import FlaskClient
 from serving import ACCOUNT, BEARER, HOST, KEY, MODEL, PROVIDER_KEY, asking
 
@@ -19,12 +19,6 @@ READ_ONLY = ["/healthz", "/readyz", *MODELS, f"/v1/models/{MODEL}"]
 
 def ask(client: FlaskClient, said: str, **fields: Any) -> None:
     client.post("/", json=asking(said, **fields), headers=BEARER, buffered=True)
-
-
-def ready(client: FlaskClient) -> Any:
-    response = client.get("/readyz")
-    assert response.status_code == 200
-    return response.get_json()
 
 
 # --- alive and ready --------------------------------------------------------------------------
@@ -61,12 +55,14 @@ def test_misconfigured_is_alive_but_not_ready(env: dict[str, str], broken: dict[
 def test_ready_says_how_the_last_call_of_the_provider_ended(
     client: FlaskClient, said: str, stream: bool, outcome: str
 ) -> None:
-    assert ready(client) == {"status": "ready", "provider": None}
+    assert client.get("/readyz").json == {"status": "ready", "provider": None}
     ask(client, said, stream=stream)
     ask(client, "Hi", n=2)  # this does not reach the provider, and the next says nothing of it
     with client.post("/", json=asking(stream=True), headers=BEARER) as left:
         assert next(left.iter_encoded())
-    called = ready(client)["provider"]
+    response = client.get("/readyz")
+    assert response.status_code == 200
+    called = response.get_json()["provider"]
     assert called["outcome"] == outcome
     assert 0 <= called["age_seconds"] < serving.DEADLINE
 
@@ -98,27 +94,25 @@ def test_a_proxy_that_drains_takes_no_new_connection(
     serve: Serve, env: dict[str, str], emulator: Emulator
 ) -> None:
     """So a balancer sees that it is not ready, while open requests go on to their end."""
-    with serve(env) as server, ExitStack() as stack:
-        (connection,) = opened(server, post("[[first=2]] Hi"), 1, stack)
+    with serve(env) as server, server.connect() as connection:
+        connection.sendall(post("[[first=2]] Hi"))
         serving.wait_until(lambda: emulator.requests)
         server.process.terminate()
         serving.wait_until(lambda: not serving.answers_http(server.port))
-        assert [outcome_of(received) for received in read_all([connection])] == ["done"]
-        server.process.wait(serving.DEADLINE)
+        assert outcome_of(serving.read_to_end(connection)) == "done"
 
 
 @pytest.mark.parametrize(
-    ("path", "level", "lines"),
-    [
-        *(("/healthz", "info", 0), ("/readyz", "info", 0), ("/readyz", "debug", 1)),
-        ("/models", "info", 1),
-    ],
+    ("level", "logged"), [("info", ["/models"]), ("debug", ["/healthz", "/readyz", "/models"])]
 )
 def test_probes_are_logged_for_debugging_only(
-    capsys: pytest.CaptureFixture[str], env: dict[str, str], path: str, level: str, lines: int
+    capsys: pytest.CaptureFixture[str], env: dict[str, str], level: str, logged: list[str]
 ) -> None:
-    create_app(env | {"LOG_LEVEL": level}).test_client().get(path, headers=BEARER).close()
-    assert capsys.readouterr().out.count('"request_id"') == lines
+    client = create_app(env | {"LOG_LEVEL": level}).test_client()
+    for path in ("/healthz", "/readyz", "/models"):
+        client.get(path, headers=BEARER).close()
+    lines = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [line["path"] for line in lines if "path" in line] == logged
 
 
 # --- models -----------------------------------------------------------------------------------
