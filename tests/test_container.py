@@ -10,20 +10,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+import requests
 import serving
-from serving import KEY, ROOT
+from serving import BEARER, ROOT, asking
 
-LINES = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-INSTRUCTIONS = [line.split(maxsplit=1) for line in LINES if line and not line.startswith("#")]
-PATTERNS = [
-    line
-    for line in (ROOT / ".dockerignore").read_text().splitlines()
-    if line and not line.startswith("#")
-]
+
+def lines_of(name: str) -> list[str]:
+    """The lines of a file that say something; what goes on in the next is one."""
+    lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+INSTRUCTIONS = [line.split(maxsplit=1) for line in lines_of("Dockerfile")]
 
 
 def arguments(name: str) -> list[str]:
@@ -41,7 +42,7 @@ def copies() -> list[list[str]]:
 def is_ignored(path: Path) -> bool:
     """Whether .dockerignore keeps it out: the last pattern that fits it, or a parent, decides."""
     ignored = False
-    for pattern in PATTERNS:
+    for pattern in lines_of(".dockerignore"):
         wanted = pattern.removeprefix("!")
         for part in (path, *path.parents[:-1]):
             name = part.name if wanted.startswith("**/") else str(part)
@@ -56,7 +57,8 @@ def is_ignored(path: Path) -> bool:
 def test_it_has_two_stages_of_one_python_and_the_locked_packages() -> None:
     assert arguments("FROM") == ["python:3.13-slim AS build", "python:3.13-slim"]
     assert any("--no-deps --require-hashes -r requirements.txt" in run for run in arguments("RUN"))
-    assert not LINES[0].startswith("# syntax")  # which would be fetched from the network
+    first, *_ = (ROOT / "Dockerfile").read_text().splitlines()
+    assert not first.startswith("# syntax")  # which would be fetched from the network
 
 
 def test_it_runs_the_same_command_and_not_as_root() -> None:
@@ -87,26 +89,22 @@ def test_what_docker_is_given() -> None:
 def image() -> Iterator[Path]:
     """A folder that anybody may read and nobody may write, with what the Dockerfile copies."""
     folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
-    context, image = folder / "context", folder / "image"
-    shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".*", "node_modules"))
-    for name in (".env", "proxy/.env"):
-        (context / name).write_text("GRACEFUL_TIMEOUT=wrong\n")
-    found = [path.relative_to(context) for path in context.rglob("*") if path.is_file()]
+    image = folder / "image"
     for *sources, destination in copies():
-        for source in sources:
-            assert (context / source).exists()
-            for path in found:
-                if path.is_relative_to(source) and not is_ignored(path):
-                    inside = path.relative_to(source) if (context / source).is_dir() else path
-                    (image / destination / inside).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(context / path, image / destination / inside)
+        for source in map(ROOT.joinpath, sources):
+            assert source.exists()
+            above = source if source.is_dir() else ROOT  # of a folder COPY takes what is in it
+            for path in (source, *source.rglob("*")):
+                if path.is_file() and not is_ignored(path.relative_to(ROOT)):
+                    copy = image / destination / path.relative_to(above)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, copy)
     for path in (*image.rglob("*"), image):
         path.chmod(0o555 if path.is_dir() else 0o444)
     folder.chmod(0o755)
     yield image
-    for path in image.rglob("*"):
+    for path in (image, *image.rglob("*")):
         path.chmod(0o755)
-    image.chmod(0o755)
     shutil.rmtree(folder)
 
 
@@ -160,12 +158,10 @@ def test_it_serves_is_healthy_and_ends(
         assert health() == 0
         if as_nobody:
             assert Path(f"/proc/{server.process.pid}").stat().st_uid == 65534
-        connection = HTTPConnection("127.0.0.2", port, timeout=serving.DEADLINE)  # all addresses
-        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}]})
-        connection.request("POST", "/", body, {"Authorization": f"Bearer {KEY}"})
-        answer = connection.getresponse()
-        assert (answer.status, json.load(answer)["error"]["code"]) == (502, "provider_unreachable")
-        connection.close()
+        url = f"http://127.0.0.2:{port}"  # it listens on all addresses
+        answer = requests.post(url, json=asking(), headers=BEARER, timeout=serving.DEADLINE)
+        assert answer.status_code == 502
+        assert answer.json()["error"]["code"] == "provider_unreachable"
     assert server.process.returncode == 0, server.log
     assert not list(image.rglob("__pycache__"))
     check = [*as_nobody, sys.executable, "-m", "proxy", "check"]

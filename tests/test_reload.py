@@ -5,20 +5,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import serving
-from crowd import answer_to, opened, outcome, outcome_of, post, read_all, workers
-from serving import DEADLINE, HOST, Server, read_until, wait_until
+from crowd import answer_to, outcome, outcome_of, post, workers
+from serving import DEADLINE, HOST, Server, read_to_end, read_until, wait_until
 
 from emulator import Emulator
 
 FIRST_WORD = b'"content":"This "'
 GRACE = 25
+GUNICORN = [sys.executable, "-m", "gunicorn", "app:app"]
 
 
 class Project:
@@ -26,18 +25,16 @@ class Project:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.env_file = serving.copy_project(folder) / ".env"
-        self.port = serving.free_port()
-        settings = serving.settings(url, WEB_CONCURRENCY="1", GRACEFUL_TIMEOUT=str(GRACE))
-        del settings["PORT"]
-        self.settings = {name: value for name, value in settings.items() if value}
-        self.settings["PORT"] = str(self.port)
+        port = serving.free_port()
+        more = {"PORT": f"{port}", "WEB_CONCURRENCY": "1", "GRACEFUL_TIMEOUT": f"{GRACE}"}
+        self.settings = serving.settings(url, **more)
         self.write()
-        command = [sys.executable, "-m", "gunicorn", "app:app"]
-        self.starting = serving.started(command, self.port, {}, folder / "log", folder)
+        self.starting = serving.started(GUNICORN, port, {}, folder / "log", folder)
 
-    def write(self, more: bytes = b"", **changes: str) -> None:
-        lines = [f"{name}={value}\n" for name, value in {**self.settings, **changes}.items()]
-        self.env_file.write_bytes("".join(lines).encode() + more)
+    def write(self, **changes: str) -> None:
+        settings = self.settings | changes
+        lines = [f"{name}={value}\n" for name, value in settings.items()]
+        self.env_file.write_text("".join(lines), "utf-8", "surrogateescape")
 
 
 @pytest.fixture
@@ -56,24 +53,17 @@ def is_let_in(server: Server, key: str) -> bool:
     return outcome(answer_to(server, post("Hi", key=key))) == "done"
 
 
-@pytest.fixture
-def taken() -> Iterator[str]:
-    """A port that another program listens on."""
-    with socket.create_server((HOST, 0)) as listener:
-        yield str(listener.getsockname()[1])
-
-
-def test_wrong_settings_keep_the_old_ones(project: Project, taken: str) -> None:
+def test_wrong_settings_keep_the_old_ones(project: Project) -> None:
     """Whatever is wrong: a line in the log names it, and the service goes on."""
-    wrong: dict[str, tuple[bytes, dict[str, str]]] = {
-        "PORT: must": (b"", {"PORT": "abc"}),
-        "PORT: is in use": (b"", {"PORT": taken}),
-        "LLAMA_PROVIDER": (b"", {"LLAMA_PROVIDER": "nobody"}),
-        ".env: is not UTF-8": (b"\xff\xfe", {}),
-    }
-    with project.starting as server:
-        for number, (name, (more, changes)) in enumerate(wrong.items(), start=1):
-            project.write(more, **{"WORKER_ACCESS_KEY": f"not-yet-valid-{number:06}", **changes})
+    with project.starting as server, socket.create_server((HOST, 0)) as listener:
+        wrong = {
+            "PORT: must": {"PORT": "abc"},
+            "PORT: is in use": {"PORT": f"{listener.getsockname()[1]}"},
+            "LLAMA_PROVIDER": {"LLAMA_PROVIDER": "nobody"},
+            ".env: is not UTF-8": {"LOG_LEVEL": "\udcff"},  # the byte FF
+        }
+        for number, (name, changes) in enumerate(wrong.items(), start=1):
+            project.write(**{"WORKER_ACCESS_KEY": f"not-yet-valid-{number:06}", **changes})
             reload(server)
             wait_until(lambda number=number: server.log.count("Not reloaded") == number)
             line = next(x for x in reversed(server.log.splitlines()) if "Not reloaded" in x)
@@ -93,9 +83,8 @@ def test_wrong_settings_keep_the_old_ones(project: Project, taken: str) -> None:
 
 def test_a_second_reload_need_not_wait_for_old_answers(project: Project) -> None:
     """A key that it removes is refused soon, and the old answers go on to their end."""
-    with project.starting as server, ExitStack() as stack:
-        sent = post("[[gap=0.4,words=12]]", stream=True)
-        (stream,) = opened(server, sent, 1, stack)
+    with project.starting as server, server.connect() as stream:
+        stream.sendall(post("[[gap=0.4,words=12]]", stream=True))
         head = read_until(stream, FIRST_WORD)
         keys = [serving.KEY, "the-second-key-Zq8Wv2", "the-third-key-Hm3Rt6"]
         for old, new in pairwise(keys):
@@ -105,16 +94,15 @@ def test_a_second_reload_need_not_wait_for_old_answers(project: Project) -> None
             wait_until(lambda key=new: is_let_in(server, key))
             wait_until(lambda key=old: not is_let_in(server, key))
             assert time.monotonic() - started < GRACE / 2
-        (rest,) = read_all([stream])
-        assert outcome_of(head + rest) == "done"
+        assert outcome_of(head + read_to_end(stream)) == "done"
         wait_until(lambda: len(workers(server)) == 1)
 
 
 def test_sigterm_after_a_reload_is_heard_at_once(project: Project, emulator: Emulator) -> None:
     """Else its grace begins when that of the reload is over, later than a supervisor kills."""
     project.write(GRACEFUL_TIMEOUT="6")
-    with project.starting as server, ExitStack() as stack:
-        (stream,) = opened(server, post("[[endless,gap=0.2]]", stream=True), 1, stack)
+    with project.starting as server, server.connect() as stream:
+        stream.sendall(post("[[endless,gap=0.2]]", stream=True))
         head = read_until(stream, FIRST_WORD)
         old = workers(server)
         reload(server)
@@ -123,8 +111,7 @@ def test_sigterm_after_a_reload_is_heard_at_once(project: Project, emulator: Emu
         server.process.terminate()
         wait_until(lambda: "Handling signal: term" in server.log)
         assert time.monotonic() - started < 4
-        (rest,) = read_all([stream])
-        assert outcome_of(head + rest) == "internal_error"
+        assert outcome_of(head + read_to_end(stream)) == "internal_error"
         assert server.process.wait(DEADLINE) == 0
         assert "out of memory" not in server.log
 
@@ -138,7 +125,7 @@ def test_a_start_that_is_ended_ends_at_once(
 ) -> None:
     """At any moment, without a word of memory or a traceback; Ctrl-C goes to all processes."""
     env = serving.settings(emulator.url, PORT=str(serving.free_port()), WEB_CONCURRENCY="2")
-    process = serving.popen([sys.executable, "-m", "gunicorn", "app:app"], env, tmp_path / "log")
+    process = serving.popen(GUNICORN, env, tmp_path / "log")
     wait_until(lambda: "Booting" in (tmp_path / "log").read_text())
     time.sleep(seconds)
     (os.killpg if ending == signal.SIGINT else os.kill)(process.pid, ending)
