@@ -17,7 +17,7 @@ import pytest
 import recorded
 import serving
 from conftest import Serve
-from serving import MODEL, Server
+from serving import MODEL, Server, asking
 
 from emulator import Emulator
 from proxy.errors import PROVIDER_CODES
@@ -64,10 +64,6 @@ def sdk(proxies: Proxies) -> Any:
     return proxies.through_one
 
 
-def messages(said: str = "Hi") -> Any:
-    return [{"role": "user", "content": said}]
-
-
 def error_of(ask: Callable[..., Any], **asked: Any) -> Any:
     """The error that the SDK raises."""
     import openai
@@ -83,14 +79,13 @@ def error_of(ask: Callable[..., Any], **asked: Any) -> Any:
 def test_both_forms_of_the_base_url(proxies: Proxies) -> None:
     for path in ("", "/", "/v1", "/v1/"):
         client = proxies.through_one.with_options(base_url=proxies.inner.url + path)
-        answer = client.chat.completions.create(model=MODEL, messages=messages())
+        answer = client.chat.completions.create(model=MODEL, **asking())
         assert answer.choices[0].message.content == SAID
 
 
 def test_create(sdk: Any) -> None:
-    answer = sdk.chat.completions.create(
-        model=MODEL, messages=messages(), extra_headers={"X-Request-Id": "mine-1"}
-    )
+    headers = {"X-Request-Id": "mine-1"}
+    answer = sdk.chat.completions.create(model=MODEL, extra_headers=headers, **asking())
     assert answer._request_id == "mine-1"
     assert (answer.object, answer.model) == ("chat.completion", MODEL)
     (choice,) = answer.choices
@@ -101,8 +96,7 @@ def test_create(sdk: Any) -> None:
 
 
 def test_stream(sdk: Any) -> None:
-    options = {"include_usage": True}
-    asked = {"model": MODEL, "messages": messages(), "stream_options": options}
+    asked = asking(model=MODEL, stream_options={"include_usage": True})
     with sdk.chat.completions.stream(**asked) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
@@ -113,7 +107,7 @@ def test_stream(sdk: Any) -> None:
 
 @each_way
 def test_a_tool_call(sdk: Any, stream: bool) -> None:
-    asked: Any = {"model": MODEL, "messages": messages("Oslo"), "tools": TOOLS}
+    asked = asking("Oslo", model=MODEL, tools=TOOLS)
     if stream:
         with sdk.chat.completions.stream(**asked) as helper:
             (choice,) = helper.get_final_completion().choices
@@ -138,7 +132,7 @@ def test_the_models(sdk: Any) -> None:
 
 
 def test_a_wrong_key(sdk: Any) -> None:
-    error = error_of(sdk.with_options(api_key="wrong").chat.completions.create, messages=messages())
+    error = error_of(sdk.with_options(api_key="wrong").chat.completions.create, **asking())
     assert (type(error).__name__, error.status_code) == ("AuthenticationError", 401)
     assert (error.code, error.type) == ("invalid_api_key", "authentication_error")
     assert error.request_id and error.request_id in error.message
@@ -157,7 +151,7 @@ def test_a_wrong_key(sdk: Any) -> None:
 def test_a_bad_request(proxies: Proxies, fields: Any, code: str, param: str, stream: bool) -> None:
     proxies.emulator.clear()
     create = proxies.through_one.chat.completions.create
-    error = error_of(create, **{"messages": messages(), "stream": stream, **fields})
+    error = error_of(create, **asking(stream=stream) | fields)
     assert type(error).__name__ == "BadRequestError"
     assert (error.code, error.param) == (code, param)
     assert error.request_id
@@ -180,8 +174,8 @@ def test_retry_after_is_obeyed(proxies: Proxies) -> None:
     proxies.emulator.clear()
     began = time.monotonic()
     with OpenAI(base_url=proxies.inner.url, api_key=INNER_KEY, max_retries=1) as sdk:
-        said = messages("[[status=429,code=3021,retry_after=1]]")
-        error = error_of(sdk.chat.completions.create, messages=said)
+        asked = asking("[[status=429,code=3021,retry_after=1]]")
+        error = error_of(sdk.chat.completions.create, **asked)
     assert type(error).__name__ == "InternalServerError"
     assert time.monotonic() - began >= 0.95
     assert len(proxies.emulator.requests) == 2
@@ -206,7 +200,7 @@ def outcome(client: Any, emulator: Emulator, said: str, fault: str, stream: bool
     import openai
 
     text, code, headers = "", None, {}
-    asked: Any = {"model": MODEL, "messages": messages(f"{said} [[{fault}]]"), "stream": stream}
+    asked = asking(f"{said} [[{fault}]]", model=MODEL, stream=stream)
     try:
         answer = client.chat.completions.create(**asked)
         for part in answer if stream else [answer]:
@@ -292,10 +286,7 @@ def test_each_line_of_the_log_names_the_next_request(
     request_id = f"hops-{uuid.uuid4().hex}"
     with contextlib.suppress(openai.APIStatusError):
         response = proxies.through_two.chat.completions.with_raw_response.create(
-            model=MODEL,
-            messages=messages(f"[[{fault}]]"),
-            stream=stream,
-            user="ann",
+            **asking(f"[[{fault}]]", model=MODEL, stream=stream, user="ann"),
             extra_body={"x": 1},
             extra_headers={"X-Request-Id": request_id},
         )
