@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import serving
+from recorded import Heard
 from serving import DEADLINE, KEY, ROOT, Server
 
 from emulator import Emulator
@@ -55,16 +56,14 @@ def test_curl(proxy: Server, emulator: Emulator) -> None:
     result = sh(proxy, "curl.sh")
     assert (result.returncode, result.stderr) == (0, "")
     _, whole, streamed, with_tool = result.stdout.split("---")
-    answer, said = only_line(whole), TOLD.format("Name three rivers.")
-    assert answer["choices"][0]["message"]["content"] == said
-    *chunks, done = [line[6:] for line in streamed.splitlines() if line.startswith("data: ")]
+    *chunks, done = re.findall("^data: (.*)$", streamed, re.MULTILINE)
     assert done == "[DONE]"
-    *deltas, usage = [json.loads(chunk) for chunk in chunks]
-    assert "".join(one["choices"][0]["delta"].get("content", "") for one in deltas) == said
-    assert usage["usage"] == answer["usage"]
-    (call,) = only_line(with_tool)["choices"][0]["message"]["tool_calls"]
-    assert call["function"]["name"] == "weather"
-    assert "city" in json.loads(call["function"]["arguments"])
+    for heard in (Heard.of(only_line(whole)), Heard.of(*map(json.loads, chunks))):
+        assert heard.content == TOLD.format("Name three rivers.")
+        assert heard.usage["completion_tokens"] == len(heard.content.split())
+    ((name, arguments),) = Heard.of(only_line(with_tool)).functions
+    assert name == "weather"
+    assert "city" in json.loads(arguments)
     assert len(emulator.requests) == 3
 
 

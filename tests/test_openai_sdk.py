@@ -139,23 +139,13 @@ def test_a_wrong_key(sdk: Any) -> None:
 
 
 @each_way
-@pytest.mark.parametrize(
-    ("fields", "code", "param"),
-    [
-        ({"extra_body": {"model": "evil/../model"}}, "model_not_allowed", "model"),
-        ({"n": 2}, "invalid_parameter", "n"),
-        ({"messages": [{"role": "user", "content": 5}]}, "invalid_messages", "messages[0].content"),
-    ],
-    ids=["model", "n", "messages"],
-)
-def test_a_bad_request(proxies: Proxies, fields: Any, code: str, param: str, stream: bool) -> None:
+def test_a_bad_request(proxies: Proxies, stream: bool) -> None:
     proxies.emulator.clear()
     create = proxies.through_one.chat.completions.create
-    error = error_of(create, **asking(stream=stream) | fields)
-    assert type(error).__name__ == "BadRequestError"
-    assert (error.code, error.param) == (code, param)
+    error = error_of(create, **asking(n=2, stream=stream))
+    assert (type(error).__name__, error.status_code) == ("BadRequestError", 400)
+    assert (error.code, error.param) == ("invalid_parameter", "n")
     assert error.request_id
-    assert "evil" not in error.message
     assert proxies.emulator.requests == []
 
 
