@@ -4,7 +4,6 @@ import json
 import re
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -20,10 +19,16 @@ from proxy.watchdog import Watchdog
 from proxy.worker import Worker
 
 SECRET = "tier1-Qm4xV9cT2hLw8sZr"
-POST = b"POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: 2\r\n%b\r\n{}"
-GOOD = POST % b""
-CHUNKED = GOOD.replace(b"Content-Length: 2", b"Transfer-Encoding: %b")
-LIST, BAD_CHUNK = CHUNKED % b"identity, chunked", CHUNKED % b"chunked"
+HEAD = b"POST / HTTP/1.1\r\nHost: proxy\r\n%b\r\n\r\n"
+GOOD = HEAD % b"Content-Length: 2" + b"{}"
+LAST = HEAD % b"Content-Length: 2\r\nConnection: a, Close" + b"{}"
+CODED = HEAD % b"Transfer-Encoding: identity, chunked"
+BAD_CHUNK = HEAD % b"Transfer-Encoding: chunked" + b"{}"
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.worker._PATIENCE", 0.1)
 
 
 def echo(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
@@ -31,20 +36,7 @@ def echo(environ: dict[str, Any], start_response: Callable[..., object]) -> list
     return [environ["wsgi.input"].read()]
 
 
-def careless(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
-    """It does not read the body."""
-    start_response("200 OK", [("Content-Length", "2")])
-    return [b"{}"]
-
-
-def forgiving(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
-    """A body that cannot be read is no failure to it."""
-    with suppress(Exception):
-        environ["wsgi.input"].read()
-    return careless(environ, start_response)
-
-
-def broken(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+def broken(*_: object) -> list[bytes]:
     raise RuntimeError(SECRET)
 
 
@@ -52,53 +44,41 @@ def worker(application: Callable[..., object] = echo) -> Worker:
     """One that runs a small application, in this process."""
     made = Worker.__new__(Worker)
     made.cfg, made.log, made.alive = Config(), Mock(), True
+    made.cfg.set("keepalive", 1)
     made.nr, made.max_requests = 0, 100
     made.wsgi, made._watchdog = application, Watchdog()
     return made
 
 
-def received(serving: Worker, sent: bytes, later: bytes = b"", *, fin: bool = False) -> bytes:
+def received(serving: Worker, sent: bytes) -> bytes:
     """What comes back on a connection until the worker closes it."""
     ours, theirs = gevent.socket.socketpair()
     listener = Mock(getsockname=lambda: ("127.0.0.1", 8000))
     handling = gevent.spawn(serving.handle, listener, ours, ("127.0.0.1", 1))
     theirs.sendall(sent)
-    gevent.sleep(0.05 * bool(later))
-    with suppress(OSError):
-        theirs.sendall(later)
-    if fin:
-        theirs.shutdown(socket.SHUT_WR)
     handling.get(timeout=DEADLINE)
     with theirs:
         return read_to_end(theirs)
 
 
 @pytest.mark.parametrize(
-    ("application", "sent", "statuses"),
+    ("sent", "statuses"),
     [
-        (echo, GOOD + POST % b"Connection: a, Close\r\n" + GOOD, [200, 200]),
-        (echo, GOOD.replace(b"1.1", b"1.0") + GOOD, [200]),
-        (echo, GOOD.replace(b"POST /", b"CONNECT a:1") + GOOD, [200]),
-        (echo, POST % b"no colon\r\n" + GOOD, [400]),
-        (echo, LIST + GOOD, [501]),
-        (echo, GOOD[:20], []),
-        (echo, b"", []),
-        (careless, GOOD + GOOD, [200, 200]),
-        (careless, BAD_CHUNK + GOOD, [200]),
-        (broken, GOOD + GOOD, [500]),
+        pytest.param(b"", [], id="idle"),
+        pytest.param(GOOD[:20], [], id="half a request"),
+        pytest.param(GOOD, [200], id="idle, after a request"),
+        pytest.param(GOOD + LAST + GOOD, [200, 200], id="none after the last"),
+        pytest.param(
+            GOOD.replace(b"POST /", b"CONNECT a:1") + GOOD, [200], id="none after CONNECT"
+        ),
+        pytest.param(CODED + GOOD, [501], id="none after one that is refused"),
+        pytest.param(BAD_CHUNK + GOOD, [400], id="none after a broken body"),
     ],
 )
-def test_the_requests_of_a_connection(
-    application: Callable[..., object], sent: bytes, statuses: list[int]
+def test_a_connection_ends_after_its_last_request_or_when_none_comes(
+    sent: bytes, statuses: list[int]
 ) -> None:
-    found = answers(received(worker(application), sent, fin=True))
-    assert [answer.status for answer in found] == statuses
-
-
-def test_what_comes_after_a_broken_body_is_no_request() -> None:
-    """Also where the application has answered it."""
-    found = answers(received(worker(forgiving), BAD_CHUNK + b"\r\n", GOOD))
-    assert [answer.status for answer in found] == [200]
+    assert [answer.status for answer in answers(received(worker(), sent))] == statuses
 
 
 @pytest.mark.parametrize("where", ["the application", "gunicorn's parser"])
@@ -109,7 +89,7 @@ def test_a_fault_is_a_500_without_its_text(
     caplog.set_level("INFO", logger="proxy")
     if where == "gunicorn's parser":
         monkeypatch.setattr(Request, "parse", Mock(side_effect=RuntimeError(SECRET)))
-    (answer,) = answers(received(worker(broken), GOOD, fin=True))
+    (answer,) = answers(received(worker(broken), GOOD + GOOD))
     assert (answer.status, answer.headers["X-Should-Retry"]) == (500, "false")
     assert answer.headers["Connection"] == "close"
     error = json.loads(answer.body)["error"]
@@ -130,44 +110,21 @@ def test_a_client_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFixture) 
     assert "client_gone" in caplog.text
 
 
-@pytest.mark.parametrize("sent", [b"", GOOD, GOOD[:20], GOOD + GOOD[:20]], ids=str)
-def test_a_request_that_does_not_come_ends_the_connection(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    """Idle or half-sent, the first or a later one."""
-    monkeypatch.setattr("proxy.worker._PATIENCE", 0.1)
-    waiting = worker()
-    waiting.cfg.set("keepalive", 1)
-    assert len(answers(received(waiting, sent))) == sent.count(b"{}")
-
-
-def test_sigterm_during_an_answer_ends_its_connection_and_soon_the_idle_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.watchdog.BODY_GRACE", 0.1)
-    ending = worker()
+@pytest.mark.parametrize(("grace", "seconds"), [(25, 23), (1, 0.5)])
+def test_sigterm_during_an_answer_ends_its_connection(grace: int, seconds: float) -> None:
+    """Others have a part of the grace: the rest is kept for errors."""
 
     def signalled(*arguments: Any) -> list[bytes]:
-        ending.handle_exit(15, None)
+        for _ in range(3):  # gunicorn repeats it
+            ending.handle_exit(15, None)
         return echo(*arguments)
 
-    ending.wsgi = signalled
-    ending.cfg.set("graceful_timeout", 25)
-    idle = gevent.spawn(received, ending, b"")
-    (answer,) = answers(received(ending, GOOD))
-    assert (answer.status, answer.headers["Connection"]) == (200, "close")
-    assert idle.get(timeout=4) == b""  # not after the 5 seconds of a head
-
-
-@pytest.mark.parametrize(("grace", "seconds"), [(25, 23), (1, 0.5)])
-def test_a_part_of_the_grace_is_kept_for_errors(grace: int, seconds: float) -> None:
-    ending = worker()
-    ending._watchdog = Mock()
+    ending = worker(signalled)
     ending.cfg.set("graceful_timeout", grace)
-    for _ in range(3):  # gunicorn repeats it
-        ending.handle_exit(15, None)
-    ending._watchdog.restart_in.assert_called_once_with(seconds)
-    assert not ending.alive
+    ending._watchdog.restart_in = restart_in = Mock()
+    (answer,) = answers(received(ending, GOOD + GOOD))
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    restart_in.assert_called_once_with(seconds)
 
 
 def test_signals_wait_for_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
