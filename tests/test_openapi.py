@@ -211,14 +211,6 @@ def test_the_request_that_is_documented_is_the_one_that_is_accepted() -> None:
 # --- whatever is sent ---------------------------------------------------------------------------
 
 
-def with_our_model(document: dict[str, Any]) -> dict[str, Any]:
-    """The document, with the model that is configured: its name is each deployment's own."""
-    document = copy.deepcopy(document)
-    request = document["components"]["schemas"]["ChatRequest"]
-    request["properties"]["model"] = {"enum": [MODEL, None]}
-    return document
-
-
 def test_schemathesis(running_proxy: Server) -> None:
     """Valid and invalid requests that it makes of the document; all its checks are on.
 
@@ -235,7 +227,10 @@ def test_schemathesis(running_proxy: Server) -> None:
     from schemathesis.specs.openapi.checks import positive_data_acceptance
 
     schemathesis.openapi.from_dict(DOCUMENT).validate()
-    schema = schemathesis.openapi.from_dict(with_our_model(DOCUMENT))
+    document = copy.deepcopy(DOCUMENT)
+    properties = document["components"]["schemas"]["ChatRequest"]["properties"]
+    properties["model"] = {"enum": [MODEL, None]}  # each deployment's own
+    schema = schemathesis.openapi.from_dict(document)
     schema.config.generation.update(
         modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE], deterministic=True
     )
