@@ -535,9 +535,11 @@ def test_the_exact_sequence_of_a_stream(either: FlaskClient) -> None:
 
 
 def test_closing_a_stream_that_was_never_read_ends_the_providers_too(
-    client: FlaskClient, emulator: Emulator
+    client: FlaskClient, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A generator that never began runs no `finally`."""
+    """A generator that never began runs no `finally`. The reply is held: it is no garbage."""
+    opened, held = Upstream.open, []
+    monkeypatch.setattr(Upstream, "open", lambda *args: held.append(opened(*args)) or held[0])
     client.post("/", json=asking("[[endless,gap=0.05]]", stream=True), headers=BEARER).close()
     assert emulator.requests[0].gone.wait(serving.DEADLINE)
 
