@@ -54,7 +54,7 @@ F = function("f")
 
 
 def test_content_is_null_only_beside_something_else() -> None:
-    """An empty string is an answer, and stays one. The forms of messages: test_workers_ai.py."""
+    """An empty string is an answer, and stays one."""
     for given, content in (
         (part(content=""), ""),
         (part("length"), ""),
@@ -129,30 +129,6 @@ def chunk(delta: dict[str, Any]) -> dict[str, Any]:
 
 
 ROLE = chunk({"role": "assistant", "content": ""})
-
-
-def test_the_role_waits_until_something_is_said() -> None:
-    """Until the first chunk is out, a failure keeps its status."""
-    read = []
-
-    def parts() -> Iterator[Part]:
-        for given in (part(), part(usage=USED), part(content="a"), part(content="b")):
-            read.append(given)
-            yield given
-
-    said = Answer(chat(stream=True), AnswerUsage(), token_limit=None).chunks(parts())
-    assert not read
-    assert next(said) == ROLE
-    assert len(read) == 3
-    assert next(said) == "a"
-    assert len(read) == 3  # each token leaves before the next is awaited
-
-
-def test_pauses_are_passed_on_and_mean_nothing() -> None:
-    parts = [Mark.PAUSE, part(content="a"), Mark.PAUSE, DONE]
-    first, *rest = Answer(chat(stream=True), AnswerUsage(), token_limit=None).chunks(parts)
-    assert first is Mark.PAUSE
-    assert [chunk for chunk in rest if not isinstance(chunk, dict)] == ["a", Mark.PAUSE]
 
 
 @pytest.mark.parametrize("model", ["m", 'a"content":null', "\\"])

@@ -12,23 +12,15 @@ def event(delta: Any, **more: Any) -> Part:
     return frames.part({"choices": [{"delta": delta, **more}]}, is_event=True, relay=True)
 
 
-def whole(message: Any, **more: Any) -> Part:
-    return frames.part({"choices": [{"message": message, **more}]}, is_event=False, relay=True)
-
-
-def typed(kind: Any, **inner: Any) -> dict[str, Any]:
-    return {"type": kind, **inner}
-
-
 @pytest.mark.parametrize(
     ("delta", "reasoning"),
     [
         ({"reasoning": "a", "reasoning_content": "b"}, {"reasoning_content": "b"}),
         ({"reasoning": "a"}, {"reasoning_content": "a"}),
-        ({"reasoning": [typed("thinking", thinking="a")]}, {"reasoning_content": "a"}),
+        ({"reasoning": [{"type": "thinking", "thinking": "a"}]}, {"reasoning_content": "a"}),
         ({"reasoning_content": ""}, {}),
-        ({"reasoning_content": [typed("text", text="")]}, {}),
-        ({"refusal": [typed("refusal", refusal="a")]}, {"refusal": "a"}),
+        ({"reasoning_content": [{"type": "text", "text": ""}]}, {}),
+        ({"refusal": [{"type": "refusal", "refusal": "a"}]}, {"refusal": "a"}),
         ({"refusal": ""}, {}),
         ({"refusal": [""]}, {"refusal": '[""]'}),
     ],
@@ -42,27 +34,25 @@ def test_reasoning_and_refusal(delta: Any, reasoning: Any) -> None:
 def test_finish_reasons_that_are_none(value: Any) -> None:
     """The words are in corpus/finish_words.json."""
     assert event({}, finish_reason=value).finish_reason is None
-    assert whole({"content": "a"}, finish_reason=value).finish_reason is None
 
 
 @pytest.mark.parametrize("relay", [True, False])
 def test_other_keys_are_relayed_by_openai_only(relay: bool) -> None:
+    """Of those in the choice, logprobs by all."""
     delta = {"content": "a", "annotations": [], "x": None}
     usage = {"prompt_tokens": 1, "cost": 2, "prompt_tokens_details": {}}
-    choice = {"delta": delta, "usage": usage, "content_filter_results": {}, "stop_reason": None}
+    logprobs = {"logprobs": {"content": []}}
+    choice = {"delta": delta, "usage": usage, "content_filter_results": {}, "x": None, **logprobs}
     frame = {"id": "x", "citations": ["a"], "error": None, "choices": [choice]}
     part = frames.part(frame, is_event=True, relay=relay)
-    assert part.choice == ({"content_filter_results": {}} if relay else {})
+    assert part.choice == logprobs | ({"content_filter_results": {}} if relay else {})
     assert part.delta == {"content": "a"} | ({"annotations": []} if relay else {})
     assert part.fields == ({"citations": ["a"]} if relay else {})
     assert part.usage == (usage if relay else {"prompt_tokens": 1, "prompt_tokens_details": {}})
 
 
-@pytest.mark.parametrize("relay", [True, False])
-def test_logprobs_are_relayed_by_all(relay: bool) -> None:
-    for logprobs, choice in (({"content": []}, {"logprobs": {"content": []}}), ([1], {})):
-        frame = {"choices": [{"delta": {"content": "a"}, "logprobs": logprobs}]}
-        assert frames.part(frame, is_event=True, relay=relay).choice == choice
+def test_logprobs_that_are_no_object_are_none() -> None:
+    assert event({"content": "a"}, logprobs=[1]).choice == {}
 
 
 def test_fields_of_a_usage_chunk_without_choices() -> None:
