@@ -3,13 +3,13 @@
 import json
 import os
 import resource
-import selectors
 import socket
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from serving import DEADLINE, HOST, KEY, HTTPAnswer, Server
 
 SLACK = 15.0  # seconds that a loaded machine may take longer than it should
 PROC = Path("/proc")
+FIRST_WORD = b'"content":"This "'  # of the emulator's streams
 
 
 # --- asking -----------------------------------------------------------------------------------
@@ -111,12 +112,28 @@ def outcome_of(received: bytes) -> str:
         return f"torn ({type(error).__name__})"
 
 
-def opened(server: Server, sent: bytes, number: int, stack: ExitStack) -> list[socket.socket]:
+Calls = dict[socket.socket, bytes]  # connections with one request each, and what was read there
+
+
+def opened(server: Server, sent: bytes, number: int, stack: ExitStack) -> Calls:
     """So many connections, with these bytes sent on each."""
-    connections = [stack.enter_context(server.connect()) for _ in range(number)]
-    for connection in connections:
+    calls = {stack.enter_context(server.connect()): b"" for _ in range(number)}
+    for connection in calls:
         connection.sendall(sent)
-    return connections
+    return calls
+
+
+def streaming(server: Server, said: str, number: int, stack: ExitStack) -> Calls:
+    """So many streams, each with its first word."""
+    calls = opened(server, post(said, stream=True), number, stack)
+    return {connection: serving.read_until(connection, FIRST_WORD) for connection in calls}
+
+
+def ends(calls: Calls) -> list[str]:
+    """The outcome of each, as soon as the other side has closed all, however it does."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        rest = pool.map(serving.read_to_end, calls)
+        return [outcome_of(head + more) for head, more in zip(calls.values(), rest, strict=True)]
 
 
 def reset(connection: socket.socket) -> None:
@@ -133,26 +150,6 @@ def deaf(server: Server) -> socket.socket:
     connection.settimeout(DEADLINE)
     connection.connect((HOST, server.port))
     return connection
-
-
-def read_all(connections: Sequence[socket.socket], deadline: float = DEADLINE) -> list[bytes]:
-    """What comes on each until the other side closes it, however it does."""
-    received = {connection: bytearray() for connection in connections}
-    end = time.monotonic() + deadline
-    with selectors.DefaultSelector() as selector:
-        for connection in connections:
-            selector.register(connection, selectors.EVENT_READ)
-        while selector.get_map():
-            ready = selector.select(max(0.0, end - time.monotonic()))
-            assert ready, f"{len(selector.get_map())} of {len(connections)} are still open"
-            for connection in [key.fileobj for key, _ in ready]:
-                assert isinstance(connection, socket.socket)
-                with suppress(ConnectionError):
-                    if piece := connection.recv(65536):
-                        received[connection] += piece
-                        continue
-                selector.unregister(connection)
-    return [bytes(data) for data in received.values()]
 
 
 class Traffic:
@@ -249,20 +246,6 @@ def dripped(data: bytes, seconds: float) -> Iterator[bytes | float]:
         yield seconds
 
 
-def received(connection: socket.socket) -> bytes:
-    """A request, read to the end of its body; empty where the client has gone."""
-    data, length = b"", None
-    while length is None or len(data) < length:
-        if not (piece := connection.recv(65536)):
-            return b""
-        data += piece
-        head, end, _ = data.partition(b"\r\n\r\n")
-        if end:
-            body = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-            length = len(head) + len(end) + int(body)
-    return data
-
-
 class Provider:
     """A provider of raw bytes: each connection is handed to `talk`, in a thread of its own."""
 
@@ -291,8 +274,16 @@ class Provider:
 
     def received(self, connection: socket.socket) -> bytes:
         """The next request on a connection, kept in `requests`; empty where there is none."""
-        if data := received(connection):
-            self.requests.append(data)
+        data, length = b"", None
+        while length is None or len(data) < length:
+            if not (piece := connection.recv(65536)):
+                return b""
+            data += piece
+            head, end, _ = data.partition(b"\r\n\r\n")
+            if end:
+                body = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+                length = len(head) + len(end) + int(body)
+        self.requests.append(data)
         return data
 
     def _start(self, target: Callable[..., None], *args: object) -> None:

@@ -37,9 +37,9 @@ def test_five_hundred_slow_requests_at_once(running: Server) -> None:
     """One worker has them all in hand: together they take little longer than one."""
     started = time.monotonic()
     with ExitStack() as stack:
-        connections = opened(running, post("[[wait=1]]"), 250, stack)
-        connections += opened(running, post("[[wait=1]]", stream=True), 250, stack)
-        outcomes = [crowd.outcome_of(received) for received in crowd.read_all(connections)]
+        calls = opened(running, post("[[wait=1]]"), 250, stack)
+        calls |= opened(running, post("[[wait=1]]", stream=True), 250, stack)
+        outcomes = crowd.ends(calls)
     seconds = time.monotonic() - started
     print(f"all answered after {seconds:.2f} s")
     assert outcomes == ["done"] * 500
@@ -78,12 +78,14 @@ def test_providers_that_pour_have_not_the_worker_to_themselves(serve: Serve) -> 
     ):
         started = time.monotonic()
         with Traffic(server, threads=1) as traffic:
-            sent = [post(name, stream=True) for name in POURS]
-            received = crowd.read_all([opened(server, one, 1, stack)[0] for one in sent])
+            calls: crowd.Calls = {}
+            for name in POURS:
+                calls |= opened(server, post(name, stream=True), 1, stack)
+            outcomes = crowd.ends(calls)
             seconds = time.monotonic() - started
             served = [*traffic.outcomes]
     print(f"over after {seconds:.2f} s, {len(served)} served, p99 {traffic.slowest(0.99):.3f} s")
-    assert {crowd.outcome_of(answer) for answer in received} == {"provider_timeout"}
+    assert outcomes == ["provider_timeout"] * len(POURS)
     assert seconds < 1.5 + SLACK
     assert "done" in served
     assert set(served) <= {"done", "provider_timeout"}  # the latter on a busy machine

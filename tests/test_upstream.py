@@ -17,7 +17,7 @@ import responses
 import serving
 import trustme
 import urllib3
-from crowd import Provider, answering, asking, chunk, full_listener, received, reset
+from crowd import Provider, answering, asking, chunk, full_listener, reset
 from serving import DEADLINE, HOST, PROVIDER_KEY, wait_until
 
 from emulator import Emulator
@@ -338,7 +338,7 @@ def test_a_stream_that_was_read_to_its_done_is_given_its_end(ends: bool) -> None
     done = b"[DONE]\n\n"
 
     def talk(connection: socket.socket) -> None:
-        while received(connection):
+        while provider.received(connection):
             connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             connection.sendall(chunk(done))
             assert was_read.wait(DEADLINE)
@@ -356,7 +356,7 @@ def test_what_the_provider_closed_while_it_was_idle_does_not_pile_up() -> None:
     held, closing_all = threading.Barrier(8), threading.Event()
 
     def talk(connection: socket.socket) -> None:
-        if received(connection).endswith(b"crowd"):
+        if provider.received(connection).endswith(b"crowd"):
             held.wait(DEADLINE)
         connection.sendall(OK)
         closing_all.wait(DEADLINE)
@@ -395,7 +395,7 @@ def test_each_caller_gets_the_answer_to_its_own_request(
 
     def talk(connection: socket.socket) -> None:
         is_next = False
-        while request := received(connection):
+        while request := provider.received(connection):
             text = request.partition(b"\r\n\r\n")[2]
             answer = before + form % (len(text), text) + after
             connection.sendall(late * is_next + answer)
