@@ -15,6 +15,9 @@ from proxy.usage import AnswerUsage
 CREATED = 1_790_000_000  # 2026-09-21 14:13:20 UTC
 SECONDS_TO_MIDNIGHT = 35_200  # 9 h 46 min 40 s from then
 
+HI = {"role": "user", "content": "Hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 
 TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 INDEX = json.loads((Path(__file__).parent / "samples" / "index.json").read_bytes())
@@ -23,7 +26,7 @@ SAMPLES: dict[str, dict[str, Any]] = {entry["file"]: entry for entry in INDEX["s
 
 def chat(**fields: Any) -> ChatRequest:
     """A valid request for the model "m", with more fields or others."""
-    body = as_bytes({"messages": [{"role": "user", "content": "Hi"}], **fields})
+    body = as_bytes({"messages": [HI], **fields})
     return ChatRequest.from_json(body, ["m", "other"], id="chatcmpl-1", created=CREATED)
 
 

@@ -4,18 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from recorded import CREATED
+from recorded import CALL, CREATED, HI, IMAGE
 from recorded import chat as ask
 
 from proxy.chat_request import ChatRequest
 from proxy.errors import CallerError
 
-HI = {"role": "user", "content": "Hi"}
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CUSTOM_CALL = {"id": "2", "type": "custom", "custom": {"name": "c", "input": "print(1)"}}
 FUNCTION_CALL = {"name": "f", "arguments": "{}"}
 TEXT = {"type": "text", "text": "Hi"}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
 
 def read(body: bytes) -> ChatRequest:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from recorded import as_json, chat
+from recorded import CALL, as_json, chat
 
 from proxy.completion import Answer, Mark, Part, around_text
 from proxy.tool_calls import pieces
@@ -46,10 +46,6 @@ def function(name: str, arguments: str = "", **more: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": arguments}, **more}
 
 
-# --- whole answers ------------------------------------------------------------------------------
-
-
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 F = function("f")
 
 
@@ -113,9 +109,6 @@ def test_what_comes_in_pieces_is_whole_in_a_completion() -> None:
         "finish_reason": "tool_calls",
     }
     assert (got["usage"], got["service_tier"]) == (USED, "x")
-
-
-# --- streams ------------------------------------------------------------------------------------
 
 
 def chunk(delta: dict[str, Any]) -> dict[str, Any]:

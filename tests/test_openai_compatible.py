@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from recorded import CREATED, request_to, sse, streamed, whole
+from recorded import CALL, CREATED, HI, request_to, sse, streamed, whole
 
 from proxy.providers.openai_compatible import OpenAICompatible
 
@@ -13,11 +13,6 @@ PROVIDER = OpenAICompatible(
     key="tier-2",
     models={"m": ("gpt-5-mini",), "other": ("llama3.2:1b",)},
 )
-HI = {"role": "user", "content": "Hi"}
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-
-
-# --- what is sent -------------------------------------------------------------------------------
 
 
 def sent(**fields: Any) -> Any:
@@ -67,9 +62,6 @@ def test_messages_go_as_they_came() -> None:
         {"role": "assistant", "content": "a", "reasoning_content": "b"},
     ]
     assert sent(messages=messages)["messages"] == messages
-
-
-# --- answers ------------------------------------------------------------------------------------
 
 
 def test_an_answer_is_relayed() -> None:

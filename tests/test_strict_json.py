@@ -90,9 +90,6 @@ def test_a_caller_is_read_more_strictly(body: bytes, message: str) -> None:
     assert loads_upstream(body)
 
 
-# --- depth and number ---------------------------------------------------------------------------
-
-
 NESTS = [(b"[[", b"]]"), (b'{"a":{"b":', b"}}"), (b'[{"a":', b"}]")]
 
 
@@ -136,9 +133,6 @@ def test_marks_in_strings_are_text(text: str) -> None:
     value = {"content": text * (MAX_MARKS // len(text) + 1), text: [text, 1]}
     assert loads(json.dumps(value).encode()) == value
     assert loads_upstream(json.dumps(value).encode() + b" " * MAX_UPSTREAM_MARKS) == value
-
-
-# --- writing ------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_compact_ascii_on_one_line() -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from recorded import (
+    CALL,
+    HI,
+    IMAGE,
     SECONDS_TO_MIDNIGHT,
     TOKENS,
     refused,
@@ -26,7 +29,6 @@ PROVIDER = WorkersAI(
     key="tier-2",
     models={"m": ("@cf/meta/llama-3.1",), "other": ("@cf/google/gemma-4",)},
 )
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 
 
 def test_a_native_answer_was_cut_off_where_it_reached_the_callers_limit() -> None:
@@ -102,8 +104,6 @@ def sent(**fields: Any) -> Any:
     return json.loads(request_to(PROVIDER, **fields).body)
 
 
-HI = {"role": "user", "content": "Hi"}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 TEXTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 
