@@ -32,13 +32,6 @@ def arguments(name: str) -> list[str]:
     return [rest for instruction, rest in INSTRUCTIONS if instruction == name]
 
 
-def copies() -> list[list[str]]:
-    """The sources and the destination of each COPY from the project's folder to the image."""
-    *_, last_stage = (n for n, (instruction, _) in enumerate(INSTRUCTIONS) if instruction == "FROM")
-    copied = [rest for name, rest in INSTRUCTIONS[last_stage:] if name == "COPY"]
-    return [shlex.split(rest) for rest in copied if not rest.startswith("--from")]
-
-
 def is_ignored(path: Path) -> bool:
     """Whether .dockerignore keeps it out: the last pattern that fits it, or a parent, decides."""
     ignored = False
@@ -75,7 +68,7 @@ def test_docker_is_told_to_wait_longer_than_open_answers_may_take() -> None:
 
 
 def test_what_docker_is_given() -> None:
-    given = ["app.py", "proxy/providers/workers_ai.py", "requirements.txt"]
+    given = ["app.py", "gunicorn.conf.py", "proxy/providers/workers_ai.py", "requirements.txt"]
     secret = [".env", ".env.production", "proxy/.env"]
     useless = ["proxy/__pycache__/chat.pyc", ".git/config", ".venv/bin/python", "tests/serving.py"]
     assert not any(is_ignored(Path(path)) for path in given)
@@ -85,30 +78,20 @@ def test_what_docker_is_given() -> None:
 # --- what it does ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def image() -> Iterator[Path]:
     """A folder that anybody may read and nobody may write, with what the Dockerfile copies."""
     folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
-    image = folder / "image"
-    for *sources, destination in copies():
-        for source in map(ROOT.joinpath, sources):
-            assert source.exists()
-            above = source if source.is_dir() else ROOT  # of a folder COPY takes what is in it
-            for path in (source, *source.rglob("*")):
-                if path.is_file() and not is_ignored(path.relative_to(ROOT)):
-                    copy = image / destination / path.relative_to(above)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, copy)
-    for path in (*image.rglob("*"), image):
+    copied = [folder, *serving.copy_project(folder).rglob("*")]
+    for path in copied:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    folder.chmod(0o755)
-    yield image
-    for path in (image, *image.rglob("*")):
+    yield folder
+    for path in copied:
         path.chmod(0o755)
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def as_nobody() -> list[str]:
     """What to put before a command that root runs, so that it runs as a user who owns nothing."""
     if os.geteuid():
@@ -134,10 +117,9 @@ def environment(port: int) -> dict[str, str]:
     return {**settings, **said, "PATH": path, "PORT": str(port)}
 
 
-def test_only_code_is_copied(image: Path) -> None:
-    names = {path.name for path in image.rglob("*") if path.is_file()}
-    assert {"app.py", "gunicorn.conf.py", "chat.py", "workers_ai.py"} < names
-    assert {Path(name).suffix for name in names} <= {".py", ".toml"}
+def test_it_copies_what_runs(image: Path) -> None:
+    assert arguments("COPY")[-2:] == ["app.py gunicorn.conf.py ./", "proxy ./proxy/"]
+    assert {path.name for path in image.iterdir()} == {"app.py", "gunicorn.conf.py", "proxy"}
 
 
 def test_it_serves_is_healthy_and_ends(
@@ -163,6 +145,5 @@ def test_it_serves_is_healthy_and_ends(
         assert answer.status_code == 502
         assert answer.json()["error"]["code"] == "provider_unreachable"
     assert server.process.returncode == 0, server.log
-    assert not list(image.rglob("__pycache__"))
     check = [*as_nobody, sys.executable, "-m", "proxy", "check"]
     assert subprocess.run(check, cwd=image, env=env, capture_output=True).returncode == 0
