@@ -101,12 +101,9 @@ def shipped(serve: Serve, running_emulator: Emulator) -> Iterator[serving.Server
 
 @pytest.fixture(scope="session")
 def running_proxy(serve: Serve, running_emulator: Emulator) -> Iterator[serving.Server]:
-    more = {
-        "LOG_LEVEL": "debug",
-        "MAX_REQUEST_BYTES": "1000000",
-        "LLAMA_PROVIDER_IDLE_TIMEOUT": "3",  # what a test leaves open ends soon
-        "LLAMA_PROVIDER_TIMEOUT": "3",
-    }
+    # What a test leaves open ends soon.
+    more = {"LLAMA_PROVIDER_TIMEOUT": "3", "LLAMA_PROVIDER_IDLE_TIMEOUT": "3"}
+    more |= {"LOG_LEVEL": "debug", "MAX_REQUEST_BYTES": "1000000"}
     with serve(serving.settings(running_emulator.url, **more)) as server:
         yield server
     for secret in (serving.KEY, serving.PROVIDER_KEY, serving.ACCOUNT):

@@ -70,13 +70,11 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def answers_http(port: int) -> bool:
-    with closing(http.client.HTTPConnection(HOST, port, timeout=DEADLINE)) as connection:
-        try:
-            connection.request("HEAD", "/")
-            connection.getresponse()
-        except OSError:
-            return False
-    return True
+    connection = http.client.HTTPConnection(HOST, port, timeout=DEADLINE)
+    with closing(connection), suppress(OSError):
+        connection.request("HEAD", "/")
+        return bool(connection.getresponse())
+    return False
 
 
 @dataclass

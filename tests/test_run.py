@@ -55,11 +55,10 @@ def gunicorns(log: str) -> set[int]:
 
 
 def is_running(pid: int) -> bool:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False
 
 
 def has_ended(server: Server, how: signal.Signals, *, group: bool = True) -> bool:
@@ -69,9 +68,7 @@ def has_ended(server: Server, how: signal.Signals, *, group: bool = True) -> boo
     (os.killpg if group else os.kill)(server.process.pid, how)
     assert server.process.wait(DEADLINE) == 0
     serving.wait_until(lambda: not any(map(is_running, started)))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((HOST, server.port))
+    socket.create_server((HOST, server.port)).close()
     return "Traceback" not in server.log
 
 
