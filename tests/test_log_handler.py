@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 import pytest
 import serving
-from serving import DEADLINE, HOST, answers_http, free_port, read_to_end, wait_until
+from crowd import answer_to, request
+from serving import DEADLINE, Server, answers_http, free_port, wait_until
 
 from proxy.log_handler import NonBlockingHandler
 
@@ -63,9 +64,8 @@ def test_lines_without_room_are_dropped_and_counted(log: Log) -> None:
     kept = log.read()
     assert {*kept} == {LINE}
     log.write("after")
-    assert log.read() == [NOTE.format(10_000 - len(kept)), "after"]
     log.write("later")
-    assert log.read() == ["later"]
+    assert log.read() == [NOTE.format(10_000 - len(kept)), "after", "later"]
     while not log.handler._dropped:
         log.write()
     log.read()
@@ -93,58 +93,53 @@ def test_a_reader_that_has_gone_is_no_error(capfd: pytest.CaptureFixture[str]) -
 
 
 @contextmanager
-def unread(env: dict[str, str], *command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server whose stdout is a pipe that nobody reads, and its port."""
-    port = free_port()
-    env = {**serving.system_environment(), **env, "WEB_CONCURRENCY": "1", "PORT": str(port)}
-    full = [sys.executable, *(part.format(port=port) for part in command)]
+def unread(env: dict[str, str], *command: str) -> Iterator[tuple[Server, IO[bytes]]]:
+    """A server whose stdout is a pipe that nobody reads, and that pipe."""
+    port = str(free_port())
+    ports = {"PORT": port, "FLASK_RUN_PORT": port, "WEB_CONCURRENCY": "1"}
     with subprocess.Popen(
-        full, cwd=serving.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", *command],
+        cwd=serving.ROOT,
+        env={**serving.system_environment(), **env, **ports},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         try:
-            wait_until(lambda: process.poll() is not None or answers_http(port))
-            yield process, port
+            wait_until(lambda: process.poll() is not None or answers_http(int(port)))
+            assert process.stdout
+            yield Server(int(port), process, Path()), process.stdout
         finally:
             process.kill()
 
 
-def refuse(port: int, times: int) -> None:
-    """Requests without a key, one after the other."""
+def refuse(server: Server, times: int) -> None:
+    """Requests with a wrong key, one after the other."""
     for _ in range(times):
-        with socket.create_connection((HOST, port), timeout=DEADLINE) as connection:
-            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert b" 401 " in read_to_end(connection)
+        assert answer_to(server, request(key="wrong")).status == 401
 
 
-def lines(output: IO[bytes]) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in output if line.startswith(b"{"))
-
-
-def refusals(output: IO[bytes]) -> list[dict[str, Any]]:
-    return [line for line in lines(output) if line.get("code") == "invalid_api_key"]
+REFUSED = b'"invalid_api_key"'
 
 
 def test_a_log_that_nobody_reads_does_not_stop_serving(env: dict[str, str]) -> None:
-    with unread(env, "-m", "gunicorn", "app:app") as (process, port):
-        assert process.stdout
-        refuse(port, 500)
-        os.set_blocking(process.stdout.fileno(), False)
-        kept = (process.stdout.read() or b"").count(b'"invalid_api_key"')
-        os.set_blocking(process.stdout.fileno(), True)
-        refuse(port, 1)
-        note, line = islice(lines(process.stdout), 2)
+    with unread(env, "gunicorn", "app:app") as (server, output):
+        refuse(server, 500)
+        os.set_blocking(output.fileno(), False)
+        kept = (output.read() or b"").count(REFUSED)
+        os.set_blocking(output.fileno(), True)
+        refuse(server, 1)
+        note, line = json.loads(output.readline()), output.readline()
         assert (note["level"], note["message"]) == ("warning", NOTE.format(500 - kept))
-        assert line["code"] == "invalid_api_key"
+        assert REFUSED in line
         assert kept < 400
-        refuse(port, 3)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE) == 0
-        assert len(refusals(process.stdout)) == 3  # the last line is there
+        refuse(server, 3)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(DEADLINE) == 0
+        assert output.read().count(REFUSED) == 3  # the last line is there
 
 
 def test_the_last_line_is_there_after_flask_run(env: dict[str, str]) -> None:
-    with unread(env, "-m", "flask", "run", "--port", "{port}") as (process, port):
-        assert process.stdout
-        refuse(port, 3)
-        process.send_signal(signal.SIGINT)
-        assert len(refusals(process.stdout)) == 3
+    with unread(env, "flask", "run") as (server, output):
+        refuse(server, 3)
+        server.process.send_signal(signal.SIGINT)
+        assert output.read().count(REFUSED) == 3
