@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from proxy.chat_request import ChatRequest
 from proxy.completion import Answer, Chunk, Mark, around_text
@@ -30,9 +31,9 @@ def chat(**fields: Any) -> ChatRequest:
     return ChatRequest.from_json(body, ["m", "other"], id="chatcmpl-1", created=CREATED)
 
 
-def refused(provider: Provider, status: int, headers: Mapping[str, str], body: bytes) -> ProxyError:
+def refused(provider: Provider, status: int, headers: Mapping[str, str], body: Any) -> ProxyError:
     """What the caller of this provider is told about a refusal."""
-    return refusals.error(provider, CREATED, status, headers, body)
+    return refusals.error(provider, CREATED, status, headers, as_bytes(body))
 
 
 def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:
@@ -43,31 +44,24 @@ def request_to(provider: Provider, **fields: Any) -> UpstreamRequest:
     return request
 
 
-@dataclass
-class Reply:
-    """As much of upstream.Reply as the reading of answers needs."""
-
-    sent: list[bytes]
-    is_event_stream: bool = False
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def pieces(self) -> Iterator[bytes]:
-        return iter(self.sent)
+def _read(provider: Provider, asked: ChatRequest, body: bytes) -> tuple[Answer, Iterator[Any]]:
+    """The answer to a request, and its parts in this body."""
+    reply: Any = Mock(status=200, headers={}, is_event_stream=asked.stream)
+    reply.pieces.return_value = iter([body])
+    answer = Answer(asked, AnswerUsage(), token_limit=provider.token_limit)
+    return answer, answers.parts(provider, asked, reply)
 
 
 def whole(provider: Provider, body: Any, **fields: Any) -> dict[str, Any]:
     """The completion that a provider's whole answer becomes."""
-    asked = chat(**fields)
-    parts = answers.parts(provider, asked, Reply([as_bytes(body)]))
-    return Answer(asked, AnswerUsage(), token_limit=provider.token_limit).completion(parts)
+    answer, parts = _read(provider, chat(**fields), as_bytes(body))
+    return answer.completion(parts)
 
 
-def streamed(provider: Provider, stream: bytes, **fields: Any) -> Iterator[dict[str, Any]]:
+def streamed(provider: Provider, stream: bytes) -> Iterator[dict[str, Any]]:
     """The chunks that a provider's stream becomes."""
-    asked = chat(stream=True, stream_options={"include_usage": True}, **fields)
-    parts = answers.parts(provider, asked, Reply([stream], is_event_stream=True))
-    answer = Answer(asked, AnswerUsage(), token_limit=provider.token_limit)
+    asked = chat(stream=True, stream_options={"include_usage": True})
+    answer, parts = _read(provider, asked, stream)
     return as_json(asked, answer.chunks(parts))
 
 

@@ -1,22 +1,19 @@
 """What a refusal means by its status, its headers and its form; tests/corpus has the words."""
 
-import json
 from typing import Any
 
 import pytest
-from recorded import CREATED, told_of
+from recorded import refused, told_of
 
 from proxy.errors import ProxyError
-from proxy.providers import refusals
 from proxy.providers.openai_compatible import OpenAICompatible
 
 PROVIDER = OpenAICompatible("http://x", "", {"m": ("m",)})
 
 
 def error(status: int, body: Any = b"", **headers: str) -> ProxyError:
-    body = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return refusals.error(PROVIDER, CREATED, status, named, body)
+    return refused(PROVIDER, status, named, body)
 
 
 STATUSES = {  # code: what a retry does after a complete refusal, after another; statuses

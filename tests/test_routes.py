@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import ANY, Mock
 
 import pytest
 import serving
@@ -66,14 +66,6 @@ def code_of(response: TestResponse) -> str:
 
 
 # --- the order of checks ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_each_path_answers(client: FlaskClient, path: str) -> None:
-    response = client.post(path, json=asking(), headers=BEARER)
-    assert response.status_code == 200
-    assert response.json
-    assert response.json["choices"][0]["message"]["content"] == SAID
 
 
 UNKNOWN = ["/v1", "/v1/", "/v1/models/", "/model", "/v1/chat/completions/", "/x", "/static/x"]
@@ -228,32 +220,30 @@ def test_another_gets_a_new_one(client: FlaskClient) -> None:
 # --- the body ---------------------------------------------------------------------------------
 
 BODY, MARK = json.dumps(asking()).encode(), b"\xef\xbb\xbf"
-READ = [*((BODY, coding) for coding in ("", " ", "identity", "Identity")), (MARK + BODY, "")]
-NOT_READ = [(BODY, coding) for coding in ("gzip", "br", "x", "identity, gzip")]
-NOT_READ += [(body, "") for body in (b"nonsense", b"", b" \r\n", MARK)]
+TYPES = ["text/plain", "x", "a/b; charset=x", "application/x-www-form-urlencoded"]
+TYPES += ["multipart/form-data; boundary=x"]
+READ = [
+    (MARK + BODY, {}),
+    *((BODY, {"Content-Type": kind}) for kind in TYPES),
+    *((BODY, {"Content-Encoding": coding}) for coding in ("", " ", "identity", "Identity")),
+]
+NOT_READ = [
+    *((body, {}) for body in (b"nonsense", b"", b" \r\n", MARK)),
+    *((BODY, {"Content-Encoding": coding}) for coding in ("gzip", "br", "x", "identity, gzip")),
+]
 
 
-@pytest.mark.parametrize(("body", "coding"), READ + NOT_READ)
+@pytest.mark.parametrize(("body", "headers"), READ + NOT_READ)
 def test_which_bodies_are_read(
-    client: FlaskClient, emulator: Emulator, body: bytes, coding: str
+    client: FlaskClient, emulator: Emulator, body: bytes, headers: dict[str, str]
 ) -> None:
-    response = client.post("/", data=body, headers={**BEARER, "Content-Encoding": coding})
-    if (body, coding) in READ:
+    response = client.post("/", data=body, headers={**BEARER, **headers})
+    if (body, headers) in READ:
         assert response.status_code == 200
     else:
         assert code_of(response) == "invalid_json"
         assert emulator.requests == []
         assert body.strip(MARK + b" \r\n") or "it is empty" in error_of(response)["message"]
-
-
-CONTENT_TYPES = [None, "text/plain", "application/x-www-form-urlencoded", "x", "a/b; charset=x"]
-CONTENT_TYPES += ["multipart/form-data; boundary=x"]
-
-
-def test_any_content_type_is_accepted(client: FlaskClient) -> None:
-    for content_type in CONTENT_TYPES:
-        response = client.post("/", data=BODY, headers=BEARER, content_type=content_type)
-        assert response.status_code == 200
 
 
 def post_input(
@@ -494,16 +484,16 @@ def test_a_whole_answer(either: FlaskClient) -> None:
     assert response.status_code == 200
     assert response.content_type == "application/json"
     assert response.content_length == len(response.data)
-    assert response.json
-    answer = dict(response.json)
-    assert re.fullmatch("chatcmpl-[0-9a-f]{32}", answer.pop("id"))
-    assert isinstance(answer.pop("created"), int)
-    (choice,) = answer.pop("choices")
-    usage = {"prompt_tokens": 1, "completion_tokens": 10, "total_tokens": 11}
-    assert answer == {"object": "chat.completion", "model": MODEL, "usage": usage}
-    message = choice.pop("message")
-    assert choice == {"index": 0, "logprobs": None, "finish_reason": "stop"}
-    assert (message["role"], message["content"]) == ("assistant", SAID)
+    message = {"role": "assistant", "content": SAID, "refusal": None}
+    assert response.json == {
+        "id": ANY,
+        "object": "chat.completion",
+        "created": ANY,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 10, "total_tokens": 11},
+    }
+    assert re.fullmatch("chatcmpl-[0-9a-f]{32}", response.json["id"])
 
 
 def test_the_exact_sequence_of_a_stream(either: FlaskClient) -> None:
