@@ -86,9 +86,9 @@ def client(env: dict[str, str]) -> FlaskClient:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """`with serve(env) as server:` is gunicorn as shipped; it must end well too."""
-    return lambda env, **options: serving.gunicorn(
-        env, tmp_path_factory.mktemp("gunicorn") / "log", **options
+    """`with serve(env) as server:` is gunicorn as shipped."""
+    return lambda env, *options, **more: serving.gunicorn(
+        env, tmp_path_factory.mktemp("gunicorn") / "log", *options, **more
     )
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,15 +135,19 @@ def started(
 
 @contextmanager
 def gunicorn(
-    env: Mapping[str, str], log_file: Path, *, folder: Path = ROOT, expected_exit: int = 0
+    env: Mapping[str, str],
+    log_file: Path,
+    *options: str,
+    prefix: Sequence[str] = (),
+    folder: Path = ROOT,
 ) -> Iterator[Server]:
-    """gunicorn as shipped: no options, only the environment."""
+    """gunicorn as shipped: no options, only the environment. It must end well too."""
     port, workers = free_port(), env.get("WEB_CONCURRENCY") or "1"
     env = {**env, "PORT": str(port), "WEB_CONCURRENCY": workers}
-    command = [sys.executable, "-m", "gunicorn", "app:app"]
+    command = [*prefix, sys.executable, "-m", "gunicorn", "app:app", *options]
     with started(command, port, env, log_file, folder) as server:
         yield server
-    assert server.process.returncode == expected_exit, server.log
+    assert server.process.returncode == 0, server.log
 
 
 def copy_project(folder: Path) -> Path:
@@ -174,12 +178,12 @@ class _Bytes(io.BytesIO):
         pass
 
 
-def answers(received: bytes, method: str = "POST") -> list[HTTPAnswer]:
+def answers(received: bytes) -> list[HTTPAnswer]:
     """The HTTP answers that the bytes of a connection hold; interim ones (1xx) are left out."""
     data = _Bytes(received)
     found = []
     while data.tell() < len(received):
-        response = http.client.HTTPResponse(data, method=method)  # type: ignore[arg-type]
+        response = http.client.HTTPResponse(data, method="POST")  # type: ignore[arg-type]
         response.begin()
         found.append(HTTPAnswer(response.status, response.headers, response.read()))
     return found

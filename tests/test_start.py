@@ -9,11 +9,11 @@ from unittest.mock import Mock
 
 import pytest
 import serving
+from conftest import Serve
 from crowd import answer_to, post
 from serving import ROOT, wait_until
 
 from app import create_app
-from emulator import Emulator
 from proxy import __version__
 
 WRONG_START = "gunicorn runs without this proxy's worker"
@@ -26,14 +26,12 @@ STARTS = {  # from another folder, where gunicorn does not find its file
 
 @pytest.mark.parametrize(("options", "is_wrong"), STARTS.values(), ids=STARTS)
 def test_gunicorn_without_our_worker_is_an_error_in_the_log(
-    emulator: Emulator, tmp_path: Path, options: str, is_wrong: bool
+    serve: Serve, env: dict[str, str], tmp_path: Path, options: str, is_wrong: bool
 ) -> None:
     """One, for all workers, which names a start that works."""
-    folder, port = serving.copy_project(tmp_path / "a project"), serving.free_port()
-    options = f"--bind 127.0.0.1:{port} {options.format(folder=folder)}"
-    command = [sys.executable, "-m", "gunicorn", "app:app", *shlex.split(options)]
-    env = serving.settings(emulator.url, WEB_CONCURRENCY="1")
-    with serving.started(command, port, env, tmp_path / "log", tmp_path) as server:
+    folder = serving.copy_project(tmp_path / "a project")
+    given = shlex.split(options.format(folder=folder))
+    with serve(env, *given, folder=tmp_path) as server:
         wait_until(lambda: server.log.count(" starts") == 1 + ("--workers" in options))
         lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     errors = [line["message"] for line in lines if line["level"] == "error"]
