@@ -29,6 +29,7 @@ from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Call, Timeouts
 
 BODY = b'{"messages":[{"role":"user","content":"a very private prompt"}]}'
+CHAT = "/v1/chat/completions"  # of the emulator
 URL = "https://api.example.org/accounts/acc0unt-id/ai/run/model"
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
@@ -38,14 +39,6 @@ OK = WHOLE % (2, b"{}")
 UNREACHABLE = ("provider_unreachable", "true")
 TIMEOUT = ("provider_timeout", "false")
 FAILED = ("provider_failed", "false")
-
-
-def post(url: str, body: bytes = BODY) -> UpstreamRequest:
-    return UpstreamRequest(url, {"Authorization": f"Bearer {PROVIDER_KEY}"}, body)
-
-
-def to_emulator(emulator: Emulator, said: str) -> UpstreamRequest:
-    return post(f"{emulator.url}/v1/chat/completions", asking(said))
 
 
 class Way:
@@ -58,38 +51,31 @@ class Way:
         self.timeouts = Timeouts(**{**long, **timeouts})
 
     @contextmanager
-    def opened(self, request: UpstreamRequest, *, is_watched: bool = False) -> Iterator[Reply]:
+    def opened(self, url: str, body: bytes = BODY, *, is_watched: bool = False) -> Iterator[Reply]:
         call = Call(is_watched=is_watched)
         call.begin(self.timeouts)
+        request = UpstreamRequest(url, {"Authorization": f"Bearer {PROVIDER_KEY}"}, body)
         with closing(self.upstream.open(request, call)) as reply:
             yield reply
 
-    def read(self, request: UpstreamRequest) -> bytes:
-        with self.opened(request) as reply:
-            return b"".join(reply.pieces())
+    def ask(self, url: str, body: bytes = BODY) -> bytes | tuple[str, str]:
+        """The body of the answer, or the failure's code and advice. Nothing that is reachable from
+        the error shows what was sent."""
+        try:
+            with self.opened(url, body) as reply:
+                return b"".join(reply.pieces())
+        except ProviderError as error:
+            assert error.__cause__ is None
+            assert error.__suppress_context__ or error.__context__ is None
+            shown = f"{error} {error!r} {error.args} {vars(error)}"
+            for secret in (PROVIDER_KEY, "private prompt", "acc0unt-id", HOST, "Bearer"):
+                assert secret not in shown
+            return error.code, error.headers["X-Should-Retry"]
 
     def idle(self, url: str) -> list[Any]:
         """The connections that wait for a request."""
         queue: list[Any] = self.upstream._adapter.pool(url).pool.queue
         return queue
-
-
-def told(error: ProviderError) -> tuple[str, str]:
-    """Code and advice; nothing that is reachable from the error shows what was sent."""
-    assert error.__cause__ is None
-    assert error.__suppress_context__ or error.__context__ is None
-    shown = f"{error} {error!r} {error.args} {vars(error)}"
-    for secret in (PROVIDER_KEY, "private prompt", "acc0unt-id", HOST, "Bearer"):
-        assert secret not in shown
-    return error.code, error.headers["X-Should-Retry"]
-
-
-def got(request: UpstreamRequest, way: Way | None = None) -> bytes | tuple[str, str]:
-    """The body of the answer, or how opening and reading it failed."""
-    try:
-        return (way or Way()).read(request)
-    except ProviderError as error:
-        return told(error)
 
 
 # --- what is sent, and what is not ------------------------------------------------------------
@@ -101,7 +87,7 @@ def test_the_request_is_sent_as_the_provider_made_it() -> None:
     with answering(*[OK.replace(b"200 OK", head)] * 2) as provider:
         way = Way()
         for _ in range(2):
-            with way.opened(post(f"{provider.url}/run/@cf/meta/model-8b")) as reply:
+            with way.opened(f"{provider.url}/run/@cf/meta/model-8b") as reply:
                 assert (reply.status, reply.headers["x-from"]) == (201, "it")
                 assert reply.is_event_stream
                 assert b"".join(reply.pieces()) == b"{}"
@@ -135,14 +121,15 @@ def test_a_large_body_may_take_longer_than_connecting(monkeypatch: pytest.Monkey
 
     with Provider(talk) as provider:
         way = Way()
-        assert [way.read(post(provider.url, large)) for _ in range(2)] == [b"{}"] * 2
+        assert [way.ask(provider.url, large) for _ in range(2)] == [b"{}"] * 2
 
 
 def test_an_answer_under_way_does_not_keep_the_body() -> None:
     with answering(OK) as provider:
         body = b"a body of its own, %d" % provider.port
-        with Way().opened(post(provider.url, body)):
-            assert [type(holder) for holder in gc.get_referrers(body)] == [UpstreamRequest]
+        with Way().opened(provider.url, body):
+            holders = {type(holder).__name__ for holder in gc.get_referrers(body)}
+            assert holders == {"UpstreamRequest", "generator"}  # the request, and `opened`
 
 
 def test_neither_netrc_nor_proxies_nor_ca_bundles_of_the_environment_are_used(
@@ -157,7 +144,7 @@ def test_neither_netrc_nor_proxies_nor_ca_bundles_of_the_environment_are_used(
     environ |= dict.fromkeys(("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), "/nonexistent/ca.pem")
     for name, value in {**environ, "no_proxy": "", "NO_PROXY": "", "NETRC": str(netrc)}.items():
         monkeypatch.setenv(name, value)
-    Way().read(to_emulator(emulator, "hello"))
+    assert b"hello" in Way().ask(emulator.url + CHAT, asking("hello"))
     (seen,) = emulator.requests
     assert seen.headers["authorization"] == f"Bearer {PROVIDER_KEY}"
     assert "proxy-connection" not in seen.headers
@@ -180,7 +167,7 @@ DIRECTIVES = {
 def test_a_failure_has_its_name_and_one_post(emulator: Emulator, directive: str) -> None:
     """Each wait is bounded, drips too; what was sent once is not sent again."""
     expected, timeouts = DIRECTIVES[directive]
-    assert got(to_emulator(emulator, f"[[{directive}]]"), Way(**timeouts)) == expected
+    assert Way(**timeouts).ask(emulator.url + CHAT, asking(f"[[{directive}]]")) == expected
     assert len(emulator.requests) == 1
 
 
@@ -197,7 +184,7 @@ RAW_ANSWERS = {
 @pytest.mark.parametrize("sent", RAW_ANSWERS.values(), ids=RAW_ANSWERS)
 def test_an_answer_that_is_not_http(sent: bytes) -> None:
     with answering(sent) as provider:
-        assert got(post(provider.url)) == FAILED
+        assert Way().ask(provider.url) == FAILED
     assert len(provider.requests) == 1
 
 
@@ -209,7 +196,7 @@ RAISED = [requests.exceptions.InvalidURL, urllib3.exceptions.ProtocolError, OSEr
 def test_nothing_foreign_gets_out(raised: type[Exception]) -> None:
     with responses.RequestsMock() as provider:
         provider.post(URL, body=raised(KEY_IN_TEXT))
-        assert got(post(URL)) == FAILED
+        assert Way().ask(URL) == FAILED
 
 
 # --- no connection ----------------------------------------------------------------------------
@@ -229,7 +216,7 @@ def test_a_connection_that_cannot_be_made(
             silent.url.replace("http:", "https:"),
             emulator.url.replace("http:", "https:"),
         ):
-            assert got(post(url)) == UNREACHABLE
+            assert Way().ask(url) == UNREACHABLE
         assert time.monotonic() - started < DEADLINE
         assert len(silent.connections) == 1  # what takes too long is not tried again
     assert emulator.requests == []
@@ -242,7 +229,7 @@ def test_a_refused_connection_is_tried_once_more(
     create = urllib3.util.connection.create_connection
     tries = Mock(wraps=create, side_effect=[ConnectionRefusedError, DEFAULT])
     monkeypatch.setattr(urllib3.util.connection, "create_connection", tries)
-    assert b"hello" in Way().read(to_emulator(emulator, "hello"))
+    assert b"hello" in Way().ask(emulator.url + CHAT, asking("hello"))
     assert (tries.call_count, len(emulator.requests)) == (2, 1)
 
 
@@ -265,10 +252,10 @@ def test_a_certificate_needs_one_of_the_usual_authorities(
     """Else the handshake fails, so nothing was sent: no connection could be made."""
     bundle, context = authority
     with answering(OK, tls=context) as provider:
-        assert got(post(provider.url)) == UNREACHABLE
+        assert Way().ask(provider.url) == UNREACHABLE
         assert provider.requests == []
         monkeypatch.setattr(connections, "DEFAULT_CA_BUNDLE_PATH", bundle)
-        assert Way().read(post(provider.url)) == b"{}"
+        assert Way().ask(provider.url) == b"{}"
 
 
 # --- as it comes ------------------------------------------------------------------------------
@@ -276,7 +263,7 @@ def test_a_certificate_needs_one_of_the_usual_authorities(
 
 def test_chunks_that_have_come_together_are_one_piece() -> None:
     sent = CHUNKED.replace(b"0\r\n\r\n", chunk(b"two")) % (3, b"one") + b"0\r\n\r\n"
-    with answering(sent) as provider, Way().opened(post(provider.url)) as reply:
+    with answering(sent) as provider, Way().opened(provider.url) as reply:
         assert list(reply.pieces()) == [b"onetwo"]
 
 
@@ -308,10 +295,10 @@ def test_an_idle_connection_that_is_of_no_use_is_replaced_silently_once(
 
     with Provider(talk) as provider:
         way = Way()
-        assert way.read(post(provider.url)) == b"{}"
+        assert way.ask(provider.url) == b"{}"
         was_read.set()
         wait_until(lambda: not way.idle(provider.url)[0].is_connected)
-        assert got(post(provider.url), way) == (b"{}" if then else FAILED)
+        assert way.ask(provider.url) == (b"{}" if then else FAILED)
     assert len(provider.requests) == 2
 
 
@@ -329,7 +316,7 @@ def test_a_stream_that_was_read_to_its_done_is_given_its_end(ends: bool) -> None
 
     was_read, way = threading.Event(), Way()
     with Provider(talk) as provider:
-        with way.opened(post(provider.url), is_watched=True) as reply:
+        with way.opened(provider.url, is_watched=True) as reply:
             assert next(reply.pieces()) == done
             was_read.set()
         assert [idle.is_connected for idle in way.idle(provider.url)] == [ends]
@@ -346,11 +333,11 @@ def test_what_the_provider_closed_while_it_was_idle_does_not_pile_up() -> None:
 
     with Provider(talk) as provider, ThreadPoolExecutor(8) as crowd:
         way = Way()
-        assert all(crowd.map(lambda _: way.read(post(provider.url, b"crowd")), range(8)))
+        assert {*crowd.map(lambda _: way.ask(provider.url, b"crowd"), range(8))} == {b"{}"}
         assert len(way.idle(provider.url)) == 8
         closing_all.set()
         wait_until(lambda: not any(idle.is_connected for idle in way.idle(provider.url)))
-        way.read(post(provider.url))
+        assert way.ask(provider.url) == b"{}"
         assert len(way.idle(provider.url)) == 1
 
 
@@ -386,7 +373,7 @@ def test_each_caller_gets_the_answer_to_its_own_request(
 
     def ask(number: int) -> bool:
         text = b"for %d" % number
-        return way.read(post(provider.url, text)) == text
+        return way.ask(provider.url, text) == text
 
     bundle, context = authority
     way = Way(bundle)
@@ -403,7 +390,7 @@ def test_after_a_change_of_protocol_the_connection_is_not_kept() -> None:
     with answering(switch, switch) as provider:
         way = Way()
         for _ in range(2):
-            with way.opened(post(provider.url)) as reply:
+            with way.opened(provider.url) as reply:
                 assert (reply.status, list(reply.pieces())) == (101, [])
         assert len(provider.connections) == 2
 
@@ -438,8 +425,8 @@ def test_a_kept_connection_that_dies_is_replaced_if_the_provider_cannot_have_beg
 
     way = Way(first_byte=1.6)
     with Provider(talk) as provider:
-        assert way.read(post(provider.url)) == b"{}"
-        assert got(post(provider.url), way) == expected
+        assert way.ask(provider.url) == b"{}"
+        assert way.ask(provider.url) == expected
         replaced = lives == 0 and not part
         assert (len(provider.connections), len(provider.requests)) == (1 + replaced, 2 + replaced)
 
@@ -459,5 +446,5 @@ def test_a_kept_connection_that_dies_while_a_body_leaves_is_replaced_too(
     with Provider(talk, context if scheme == "https" else None) as provider:
         way = Way(bundle)
         for body in (BODY, b"0123456789" * 800_000):
-            assert way.read(post(provider.url, body)) == b"{}"
+            assert way.ask(provider.url, body) == b"{}"
         assert len(provider.connections) == 2
