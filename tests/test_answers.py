@@ -14,10 +14,7 @@ NONSENSE = {
     "HTML": b"<html>",
     "a list": b"[1]",
     "null": b"null",
-    "NaN": b'{"a":NaN}',
     "deep": b'{"a":' + b"[" * 100_000,
-    "latin-1": b'{"a":"\xe9"}',
-    "UTF-16": '{"a":1}'.encode("utf-16"),
     "an event without an end": b"data: " + b"x" * sse.MAX_EVENT,
 }
 

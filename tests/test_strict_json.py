@@ -29,6 +29,7 @@ each_reader = pytest.mark.parametrize("read", [loads, loads_upstream])
         (b'"\\ud83d\\udc4b"', "👋"),  # a pair is one character
         (b"[1e308,1e-999,0]", [1e308, 0.0, 0]),
         (b"1" * 309, int("1" * 309)),
+        (b"-" + b"1" * 30, -int("1" * 30)),
         (b"\xef\xbb\xbf{}", {}),  # a byte order mark
         (b'[{"a":1},{"a":2}]', [{"a": 1}, {"a": 2}]),  # the same key, in two objects
     ],
