@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import DEFAULT, Mock
@@ -371,18 +372,15 @@ def test_each_caller_gets_the_answer_to_its_own_request(
             connection.sendall(late * is_next + answer)
             is_next = True
 
-    def ask(number: int) -> bool:
-        text = b"for %d" % number
-        return way.ask(provider.url, text) == text
-
     bundle, context = authority
-    way = Way(bundle)
+    way, texts = Way(bundle), [b"for %d" % number for number in range(11)]
     with (
         Provider(talk, context if scheme == "https" else None) as provider,
         ThreadPoolExecutor(4) as crowd,
     ):
-        assert all(ask(number) for number in range(3))
-        assert all(crowd.map(ask, range(3, 11)))
+        ask = partial(way.ask, provider.url)
+        assert [*map(ask, texts[:3])] == texts[:3]
+        assert [*crowd.map(ask, texts)] == texts
 
 
 def test_after_a_change_of_protocol_the_connection_is_not_kept() -> None:
