@@ -78,46 +78,34 @@ def test_it_says_that_it_is_offline_and_its_key_for_this_run(offline: Server) ->
         assert part in offline.log
 
 
-def paste(
-    script: str, folder: Path = Path("/"), shell: str = "bash"
-) -> subprocess.CompletedProcess[str]:
-    """Run a text in another terminal: another folder, and none of the server's environment."""
-    return subprocess.run(
-        [shell, "-c", script],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        env=serving.system_environment(),
-    )
+def paste(script: str, folder: Path = Path("/"), shell: str = "bash") -> str:
+    """What a text prints in another terminal: another folder, nothing of the server's settings."""
+    options = {"cwd": folder, "env": serving.system_environment(), "timeout": DEADLINE}
+    result = subprocess.run([shell, "-c", script], capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_the_calls_that_it_prints_work_as_they_stand(offline: Server) -> None:
     curl = printed_curl(offline.log)
-    result = paste(curl + " --fail")
-    assert result.returncode == 0, result.stderr
-    assert "Tell me a short story about a brave knight." in result.stdout
+    assert "Tell me a short story about a brave knight." in paste(curl + " --fail")
     streamed = curl.replace('"messages": [', '"stream": true, "messages": [')
-    result = paste(streamed.replace("curl ", "curl -N --silent ", 1))
-    assert result.stdout.startswith("data: {")
-    assert result.stdout.endswith("data: [DONE]\n\n")
+    printed = paste(streamed.replace("curl ", "curl -N --silent ", 1))
+    assert printed.startswith("data: {")
+    assert printed.endswith("data: [DONE]\n\n")
     code = "".join(offline.log.partition("from openai import OpenAI")[1:]).partition("\n\n")[0]
-    result = paste(code, shell=sys.executable)
-    assert result.returncode == 0, result.stderr
-    assert "brave knight" in result.stdout
+    assert "brave knight" in paste(code, shell=sys.executable)
 
 
 def test_the_export_that_it_prints_makes_the_examples_work(offline: Server) -> None:
     script = f"PROXY_URL={offline.url} sh {serving.ROOT}/examples/curl.sh"
-    result = paste(f"{printed_export(offline.log)}\n{script}")
-    assert result.returncode == 0, result.stderr
-    assert "tool_calls" in result.stdout
+    assert "tool_calls" in paste(f"{printed_export(offline.log)}\n{script}")
 
 
 def test_under_nohup_a_closed_terminal_does_not_end_it(tmp_path: Path) -> None:
     with run(tmp_path / "log", "nohup", **BLANK) as server:
         os.killpg(server.process.pid, signal.SIGHUP)
-        assert "brave knight" in paste(printed_curl(server.log)).stdout
+        assert "brave knight" in paste(printed_curl(server.log))
         assert has_ended(server, signal.SIGTERM, group=False)
 
 
@@ -206,10 +194,10 @@ def test_an_own_key_in_the_file_works_and_is_not_shown(tmp_path: Path) -> None:
         assert "Your own keys work too" in server.log
         curl, export = printed_curl(server.log), printed_export(server.log)
         for shell in filter(shutil.which, ("bash", "dash", "zsh")):
-            assert "brave knight" in paste(f"{export}\n{curl}", tmp_path, shell).stdout
+            assert "brave knight" in paste(f"{export}\n{curl}", tmp_path, shell)
         own = curl.replace(export.partition("=")[2], KEY)
         assert KEY in own
-        assert "brave knight" in paste(own).stdout
+        assert "brave knight" in paste(own)
         assert has_ended(server, signal.SIGHUP)  # its terminal was closed
     assert KEY not in server.log
 
@@ -266,7 +254,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_not_offline(
 def test_with_complete_settings_it_is_the_real_provider(tmp_path: Path, emulator: Emulator) -> None:
     with run(tmp_path / "log", **serving.settings(emulator.url)) as server:
         assert "OFFLINE" not in server.log
-        assert "brave knight" in paste(printed_curl(server.log)).stdout
+        assert "brave knight" in paste(printed_curl(server.log))
         assert has_ended(server, signal.SIGINT)  # Ctrl-C
     assert len(emulator.requests) == 1
     assert [secret for secret in (KEY, PROVIDER_KEY, ACCOUNT) if secret in server.log] == []
