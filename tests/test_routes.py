@@ -198,9 +198,8 @@ def test_the_right_key_whatever_is_in_it(env: dict[str, str], key: str) -> None:
 # --- the request's id -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_id", ["a", "A-Z_0.9", "x" * 128])
-def test_a_clean_request_id_is_kept(client: FlaskClient, request_id: str) -> None:
-    for key, path in product((BEARER, {}), ("/", "/unknown")):
+def test_a_clean_request_id_is_kept(client: FlaskClient) -> None:
+    for request_id, key, path in product(["a", "A-Z_0.9", "x" * 128], (BEARER, {}), ("/", "/x")):
         response = client.post(path, json=asking(), headers={**key, "X-Request-Id": request_id})
         assert response.headers.getlist("X-Request-Id") == [request_id]
 
@@ -270,20 +269,13 @@ def test_a_body_shorter_than_it_claimed(client: FlaskClient, terminated: bool) -
     assert code_of(response) == "invalid_json"
 
 
-UNREADABLE = {
-    "not HTTP": (ValueError, "", "invalid_json", "refused"),
-    "the client has gone": (OSError, "", "invalid_json", "client_gone"),
-    "unread, because it is too large": (AssertionError, 10**9, "request_too_large", "refused"),
-}
-
-
-@pytest.mark.parametrize("case", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize(("raised", "ended"), [(ValueError, "refused"), (OSError, "client_gone")])
 def test_a_body_that_cannot_be_read(
-    client: FlaskClient, caplog: pytest.LogCaptureFixture, case: tuple[Any, ...]
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, raised: type[Exception], ended: str
 ) -> None:
-    raised, length, code, ended = case
+    """It is not HTTP, or the client has gone."""
     stream = Mock(wraps=io.BytesIO(), read=Mock(side_effect=raised("what the caller sent")))
-    assert code_of(post_input(client, stream, length)) == code
+    assert code_of(post_input(client, stream)) == "invalid_json"
     assert ended in caplog.text
     assert ("raised: ValueError" in caplog.text) == (raised is ValueError)
     assert "what the caller sent" not in caplog.text
