@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.errors import CODES, PROVIDER_CODES, OperatorError, ProxyError
+from proxy.errors import CODES, PROVIDER_CODES, ProxyError
 
 RETRY, NO_RETRY = {"X-Should-Retry": "true"}, {"X-Should-Retry": "false"}
 TOLD = {  # of a code: headers, and for the log what the operator should fix; the others have none
@@ -32,9 +32,3 @@ def test_the_code_decides(code: str) -> None:
     fields = {"message": message, "type": error.type, "param": "messages", "code": code}
     assert error.to_json("r-1") == {"error": fields}
     assert code not in PROVIDER_CODES or ProxyError(code).message
-
-
-def test_notes_are_for_the_log_only() -> None:
-    error = OperatorError("internal_error", raised="KeyError", traceback="")
-    assert error.notes == {"raised": "KeyError"}
-    assert "KeyError" not in str(error.to_json("r-1"))
