@@ -246,7 +246,6 @@ WRAPPED = {
     "docker compose, in colour": "\x1b[36mproxy-1  | \x1b[0m" + LINE + "\x1b[0m",
     "journalctl": "Nov 24 01:02:03 host gunicorn[12]: " + LINE,
     "journalctl -o json": json.dumps({"_PID": "12", "MESSAGE": LINE, "PRIORITY": "6"}),
-    "a collector": json.dumps({"@timestamp": 1, "message": LINE, "tags": ["a"]}),
     "wrapped twice": json.dumps({"message": json.dumps({"log": LINE})}),
     "with a note like JSON": line(seen="{no: JSON}"),
 }

@@ -97,10 +97,10 @@ def redis_server(folder: Path, port: int, *more: str) -> Iterator[str]:
     if program is None:
         pytest.skip("no redis-server here; on Debian: apt install redis-server")
     options = ["--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", *more]
-    with (folder / "redis.log").open("wb") as log:
-        server = subprocess.Popen([program, *options], cwd=folder, stdout=log, stderr=log)
+    log = folder / "redis.log"
+    server = serving.popen([program, *options], {}, log, folder)
     try:
-        wait_until(lambda: b"Ready to accept" in (folder / "redis.log").read_bytes())
+        wait_until(lambda: b"Ready to accept" in log.read_bytes())
         yield f"redis://{HOST}:{port}/0"
     finally:
         server.terminate()
