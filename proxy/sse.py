@@ -14,7 +14,7 @@ MAX_EVENT = 1024 * 1024  # bytes
 
 
 class ErrorData(bytes):
-    """The data of an event that is named `error`."""
+    """The data of an event that is named `error`, or what an `error` field has."""
 
 
 class EventTooLong(ValueError):
@@ -71,5 +71,7 @@ def _data(block: bytes) -> bytes:
         if field == b"data":
             data.append(value.removeprefix(b" "))
         elif field == b"event":
-            is_error = value.strip() == b"error"
+            is_error = value.strip().lower() == b"error"
+        elif field == b"error":  # llama.cpp's, and its [DONE] follows
+            return ErrorData(value)
     return ErrorData(b"\n".join(data)) if is_error else b"\n".join(data)

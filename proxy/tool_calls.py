@@ -14,6 +14,7 @@ from proxy.errors import ProviderError
 from proxy.strict_json import JSON
 
 MAX_CALLS = 1000  # in one answer: OpenAI allows 128 tools
+MAX_SIZE = 8 * 1024**2  # characters of names and arguments in one answer
 _MAX_REREAD = 64 * 1024  # characters
 _FUNCTION_TYPES = ("", "function", "function_call")
 _CALL_KEYS = {"index", "id", "call_id", "type", "function"}
@@ -28,11 +29,7 @@ class Piece(NamedTuple):
     name: str
     arguments: str  # JSON text, or a piece of it
     rest: JSON  # keys to relay, `function` among them; or a call of another type, such as "custom"
-
-    @property
-    def begins_other(self) -> bool:
-        """Whether it begins a call of another type; its next pieces need not name the type."""
-        return _is_other(self.rest)
+    begins_other: bool  # a call of another type; its next pieces need not name the type
 
 
 @dataclass
@@ -84,9 +81,10 @@ class _Call:
             return bool(piece.name) and self.is_other
         if piece.id and self.id:
             return piece.id != self.id
-        is_new_name = piece.name != self.name
-        is_past_name = piece.provider_index is None or self.arguments.tell() > 0
-        return (is_new_name and is_past_name) or self._is_complete()
+        if piece.name != self.name:
+            return piece.provider_index is None or self.arguments.tell() > 0
+        repeats = piece.provider_index is not None and (self.id or not piece.arguments.strip())
+        return not repeats and self._is_complete()
 
     def _is_complete(self) -> bool:
         """Whether the arguments are JSON. Each piece may ask, so what is long is not read again:
@@ -108,6 +106,7 @@ class ToolCalls:
         self._calls: list[_Call] = []
         self._indexes = count()
         self._by_index: dict[int | None, _Call] = {}  # the provider's; None: the last one
+        self._size = 0
 
     def __bool__(self) -> bool:
         return any(call.name or call.is_other for call in self._calls)
@@ -118,13 +117,14 @@ class ToolCalls:
         another call begins, or at the end."""
         deltas: list[JSON] = []
         for piece in pieces:
+            self._size += len(piece.name) + len(piece.arguments)
             call = self._by_index.get(piece.provider_index)
             if is_message or call is None or call.is_followed_by(piece):
                 deltas += self._waiting()
                 default_id = f"call_{self._answer_id}_{len(self._calls)}"
                 call = _Call(self._indexes, default_id, piece.begins_other)
                 self._calls.append(call)
-                _check_number(len(self._calls))
+            _check(len(self._calls), self._size)
             self._by_index[piece.provider_index] = self._by_index[None] = call
             if delta := call.add(piece):
                 deltas.append(delta)
@@ -148,13 +148,14 @@ def pieces(raw_calls: Any, *, relay: bool) -> list[Piece]:
     arguments}. `relay`: with their other keys. Raises ProviderError if they are too many."""
     if not isinstance(raw_calls, list):
         return []
-    _check_number(len(raw_calls))
+    _check(len(raw_calls))
     return [_piece(raw, relay) for raw in raw_calls if isinstance(raw, dict)]
 
 
-def _check_number(calls: int) -> None:
-    if calls > MAX_CALLS:
-        raise ProviderError("provider_bad_answer", seen=f"over {MAX_CALLS} tool calls")
+def _check(calls: int, size: int = 0) -> None:
+    if calls > MAX_CALLS or size > MAX_SIZE:
+        seen = f"over {MAX_CALLS} tool calls, or {MAX_SIZE} characters of them"
+        raise ProviderError("provider_bad_answer", seen=seen)
 
 
 def _piece(raw: JSON, relay: bool) -> Piece:
@@ -162,15 +163,18 @@ def _piece(raw: JSON, relay: bool) -> Piece:
     rest: JSON = {"function": {}}
     if isinstance(function, dict):
         if relay:
-            of_function = strict_json.others(function, _FUNCTION_KEYS)
-            rest = {**strict_json.others(raw, _CALL_KEYS), "function": of_function}
+            rest = strict_json.others(raw, _CALL_KEYS - ({"type"} if _is_other(raw) else set()))
+            rest["function"] = strict_json.others(function, _FUNCTION_KEYS)
     elif raw.keys() & _FUNCTION_KEYS and not _is_other(raw):
         function = raw  # flat: its other keys belong to the provider's own form
     else:
         function, rest = {}, strict_json.others(raw, {"function"})
-    index = raw["index"] if type(raw.get("index")) is int else None  # a bool is none
+    begins_other = "function" not in rest and _is_other(rest)
+    number = str(raw.get("index"))
+    index = int(number) if number.isdecimal() else None
     id = _text(raw.get("id") or raw.get("call_id"))
-    return Piece(index, id, _text(function.get("name")), _text(function.get("arguments")), rest)
+    name, arguments = _text(function.get("name")), _text(function.get("arguments"))
+    return Piece(index, id, name, arguments, rest, begins_other)
 
 
 def _is_other(raw: JSON) -> bool:

@@ -15,8 +15,8 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 def counted(raw: JSON | None) -> JSON:
     """`usage` with three whole numbers, zeros where a count is missing, and its other keys."""
     raw = raw or {}
-    prompt = _count(raw.get("prompt_tokens", raw.get("input_tokens")))
-    completion = _count(raw.get("completion_tokens", raw.get("output_tokens")))
+    prompt = _count(raw.get("prompt_tokens") or raw.get("input_tokens"))
+    completion = _count(raw.get("completion_tokens") or raw.get("output_tokens"))
     total = _count(raw.get("total_tokens")) or prompt + completion
     counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
     return strict_json.others(raw, {"input_tokens", "output_tokens"}) | counts
@@ -37,9 +37,9 @@ class AnswerUsage:
     def add(self, raw: JSON, *, is_final: bool) -> None:
         """`is_final`: the event has no choices, so it is about the whole answer."""
         used = counted(raw)
-        if is_final:
-            self.final = used if used["total_tokens"] else self.final
-        else:
+        if is_final and used["total_tokens"]:
+            self.final = used
+        elif used["total_tokens"]:
             self.sum = used | {name: self.sum[name] + used[name] for name in _COUNTS}
             self.last = used
 

@@ -140,7 +140,7 @@ def test_what_is_short_stays_short() -> None:
     files = {"README.md": ROOT / "README.md", **modules()}
     lines = {name: len(path.read_text().splitlines()) for name, path in files.items()}
     assert [name for name, count in lines.items() if count > 220] == []
-    assert sum(lines.values()) - lines["README.md"] < 3_460
+    assert sum(lines.values()) - lines["README.md"] < 3_475
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

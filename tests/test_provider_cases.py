@@ -262,7 +262,7 @@ def test_an_error_in_a_200(row: dict[str, Any]) -> None:
     """As first event it keeps its status. After text an error event ends the stream, and no [DONE],
     although the provider sends one. A row without a code is a false alarm."""
     name = f"event: {row['event']}\n".encode() if "event" in row else b""
-    events = name + sse(row["frame"])
+    events = name + sse(row["frame"]).replace(b"data", row.get("field", "data").encode(), 1)
     first = ask(events, True)
     if row["code"]:
         code = check_error(first, row)["code"]

@@ -59,6 +59,7 @@ def test_prose_is_never_relayed(status: int, start: str) -> None:
         ({"Retry_After": "61"}, "false", "61"),  # over a minute a retry does not help
         ({"Retry_After": "99999999"}, "false", "86400"),
         ({"Retry_After": "Mon, 21 Sep 2026 14:13:30 GMT"}, "true", "10"),
+        ({"Retry_After": "Mon, 21 Sep 2026 16:13:30 +0200"}, "true", "10"),
         ({"Retry_After": "Tue, 22 Sep 2026 00:13:20 GMT"}, "false", "36000"),
         ({"retry_after_ms": "1500"}, "true", "2"),
         ({"retry_after_ms": "x", "Retry_After": "3"}, "true", "3"),

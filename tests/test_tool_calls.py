@@ -7,7 +7,7 @@ import pytest
 from recorded import Heard
 
 from proxy.errors import ProviderError
-from proxy.tool_calls import MAX_CALLS, ToolCalls, pieces
+from proxy.tool_calls import MAX_CALLS, MAX_SIZE, ToolCalls, pieces
 
 
 def calls_of(*deltas: Any, relay: bool = False) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def deltas(calls: ToolCalls, raw: Any) -> list[Any]:
     return calls.deltas(pieces(raw, relay=False))
 
 
-def piece(index: int | None = None, name: Any = None, arguments: Any = None, id: Any = None) -> Any:
+def piece(index: Any = None, name: Any = None, arguments: Any = None, id: Any = None) -> Any:
     raw: dict[str, Any] = {"function": {"name": name, "arguments": arguments}, "id": id}
     return [raw if index is None else raw | {"index": index}]
 
@@ -46,6 +46,15 @@ IN_PIECES: Rows = {
     "a new id with each piece": ([(0, "f", None, "c"), (0, "", A, "d")], [F]),
     "id and name in each piece": ([(0, "f", A[:3], "c"), (0, "f", A[3:], "c")], [F]),
     "the name in each piece, no id": ([(0, "f", A[:3]), (0, "f", A[3:])], [F]),
+    "the name in each piece, the id in the first": (
+        [(0, "f", A[:3], "c"), (0, "f", A[3:]), (0, "f", "")],
+        [F],
+    ),
+    "the name in each piece, the last without more": (
+        [(0, "f", A[:3]), (0, "f", A[3:]), (0, "f", "")],
+        [F],
+    ),
+    "the same function twice, no index": ([(None, *F), (None, *F)], [F, F]),
     "a name that grows": (
         [(0, "get_", None, "c"), (0, "get_weather", None, "c"), (0, "", A)],
         [("get_weather", A)],
@@ -78,6 +87,10 @@ RAW: Rows = {  # the `tool_calls` of each delta
     "of OpenAI's Responses": ([[FLAT | {"type": "function_call", "call_id": "c"}]], [F]),
     **{f"flat, the type {kind!r}": ([[FLAT | {"type": kind}]], [F]) for kind in (False, [], {})},
     "an index that is no number": ([[{"index": True, "function": FLAT}]], [F]),
+    "indexes as text, in turns": (
+        [[*piece("0", "f"), *piece("1", "g")], piece("0", "", A), piece("1", "", B)],
+        [F, G],
+    ),
     "no list": (["x", None, {}, 7], []),
     "a list of rubbish": ([["x", None, 7, []]], []),
 }
@@ -120,6 +133,8 @@ def test_other_keys_of_a_call_are_relayed() -> None:
     later = {"index": 0, "function": {"arguments": ""}, "last": 1}
     (call,) = calls_of([raw | {"nothing": None}], [later], relay=True)
     assert call == raw | {"last": 1}
+    (call,) = calls_of([raw | {"type": "builtin_function"}], relay=True)  # Moonshot's
+    assert call == raw | {"type": "builtin_function"}
     (call,) = calls_of([raw])
     assert call.keys() == raw.keys() - {"signature"}
 
@@ -150,12 +165,13 @@ def test_in_a_message_each_is_a_call() -> None:
     assert [call["index"] for call in got] == [0, 1]
 
 
-def test_the_number_of_calls_is_bounded() -> None:
+def test_the_number_and_the_size_of_calls_are_bounded() -> None:
     """Each costs more than its bytes."""
     assert len(calls_of([{"name": "f"}] * MAX_CALLS)) == 1
     assert len(calls_of(*[piece(n, *F, f"c{n}") for n in range(MAX_CALLS)])) == MAX_CALLS
     one_by_one = [piece(n, *F, f"c{n}") for n in range(MAX_CALLS + 1)]
-    for too_many in (one_by_one, [[{}] * (MAX_CALLS + 1)]):
+    too_long = [piece(0, "f", "a" * (MAX_SIZE // 2), "c")] * 3
+    for too_many in (one_by_one, [[{}] * (MAX_CALLS + 1)], too_long):
         with pytest.raises(ProviderError) as caught:
             calls_of(*too_many)
         assert caught.value.code == "provider_bad_answer"

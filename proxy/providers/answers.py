@@ -16,7 +16,7 @@ from proxy.upstream import Reply
 
 MAX_ANSWER = 8 * 1024**2  # bytes
 _MARKS = {sse.DONE: Mark.DONE, sse.PAUSE: Mark.PAUSE, b"null": Mark.PAUSE, b'""': Mark.PAUSE}
-_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")  # WHATWG HTML, 9.2.6
+_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"error:")  # WHATWG HTML, 9.2.6
 _LONGEST_START = 6  # bytes
 
 

@@ -16,7 +16,8 @@ def is_error(frame: JSON) -> bool:
     errors = [frame.get(key) for key in ("error", "errors", "error_code", "internalCode")]
     errors.append(first_object(frame.get("choices")).get("error"))
     errors.append(first_object([frame.get("base_resp")]).get("status_code"))  # MiniMax
-    is_named = frame.get("success") is False or frame.get("object") == "error"
+    errors.append(first_object([frame.get("x_groq")]).get("error"))
+    is_named = frame.get("success") is False or "error" in (frame.get("object"), frame.get("type"))
     return is_named or any(map(_reports_error, errors))
 
 
@@ -56,7 +57,7 @@ _MOST_PROSE = 4000  # characters that patterns are searched in
 _DEEPEST = 4
 _NESTED = (
     *("error", "errors", "detail", "details", "metadata", "raw", "message", "body", "cause"),
-    *("base_resp", "choices", "innererror"),
+    *("base_resp", "choices", "innererror", "x_groq"),
 )
 _STATUSES = ("http_status_code", "httpCode", "status_code", "status", "code")
 _WORDS = (

@@ -66,7 +66,8 @@ def retry_after(headers: Mapping[str, str], now: int) -> int | None:
         seconds = float(text)
     else:
         try:
-            seconds = parsedate_to_datetime(text).replace(tzinfo=UTC).timestamp() - now
+            date = parsedate_to_datetime(text)
+            seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
         except (ValueError, OverflowError):  # a year of 14 digits
             return None
     return min(ceil(seconds), 86400) if seconds > 0 else None

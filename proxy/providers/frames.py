@@ -32,6 +32,8 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     In an event `delta` counts before `message`, which some repeat in full beside each delta; and
     both before Workers AI's own `response`, which repeats the same text."""
     result = frame if "choices" in frame else frame.get("result", frame)
+    if is_event and "choices" not in frame and frame.get("type"):
+        result = {}  # of another kind, as of OpenAI's Responses
     if not isinstance(result, dict):
         raise ProviderError("provider_bad_answer", seen="a result that is no object")
     choices: Any = result.get("choices")
@@ -44,7 +46,8 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     if choice and len(choices) > 1:  # some put text and calls into two choices
         raw_calls = [call for each in choices for call in _calls_in(each)] or raw_calls
     calls = tool_calls.pieces(raw_calls, relay=relay)
-    reason = finish_reason(choice.get("finish_reason") or added.get("finish_reason"))
+    reasons = (each.get("finish_reason") for each in (choice, added, result))
+    reason = finish_reason(next(filter(None, reasons), None))
     usage = _object(result.get("usage") or choice.get("usage"))
     if usage and not relay:  # without keys of Workers AI's own, such as `neurons`
         usage = {k: v for k, v in usage.items() if k.endswith(("_tokens", "_tokens_details"))}
@@ -62,6 +65,8 @@ def _with_own(message: JSON, result: JSON) -> JSON:
     finish_reason}, or from that of OpenAI's Responses, {output, status} (gpt-oss with `input`)."""
     content, calls = result.get("response"), result.get("tool_calls")
     reason = result.get("finish_reason")
+    if content and isinstance(content, list):  # JSON mode
+        content = strict_json.readable(content)
     if isinstance(result.get("output"), list):
         items = [item for item in result["output"] if isinstance(item, dict)]
         content = [item for item in items if item.get("type") in ("message", "reasoning")]
