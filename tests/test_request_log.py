@@ -197,7 +197,7 @@ def served(serve: Serve, running_emulator: Emulator) -> Iterator[Server]:
 
 
 @pytest.fixture
-def new_lines(served: Server) -> Lines:
+def new_lines(served: Server, emulator: Emulator) -> Lines:
     """So many lines since the test began; each is written when its connection's work is over."""
 
     def entries() -> list[dict[str, Any]]:
@@ -265,10 +265,10 @@ def test_a_caller_who_leaves_is_told_apart(
     leave: Callable[[socket], None],
     status: int | None,
 ) -> None:
-    connection = deaf(served)
-    connection.sendall(sent)
-    serving.read_until(connection, read)
-    leave(connection)
+    with deaf(served) as connection:
+        connection.sendall(sent)
+        serving.read_until(connection, read)
+        leave(connection)
     (line,) = new_lines()
     assert (line["ended"], line["level"], line["code"]) == ("client_gone", "info", None)
     assert line["status"] == status
