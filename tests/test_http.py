@@ -58,6 +58,7 @@ def test_a_malformed_request_is_one_answer_that_says_what_was_wrong(
     (answer,) = answers(received)
     assert error_of(answer) == (status, "invalid_http")
     assert says in json.loads(answer.body)["error"]["message"]
+    assert answer.headers["X-Should-Retry"] == "false"
     assert emulator.requests == []
 
 
