@@ -64,10 +64,11 @@ def running_emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def emulator(running_emulator: Emulator) -> Emulator:
+def emulator(running_emulator: Emulator) -> Iterator[Emulator]:
     """A provider that does as it is told, with no requests received yet."""
     running_emulator.clear()
-    return running_emulator
+    yield running_emulator
+    running_emulator.clear()  # for tests that use a server and not this fixture
 
 
 @pytest.fixture
