@@ -26,8 +26,8 @@ FIRST_WORD = b'"content":"This "'  # of the emulator's streams
 # --- asking -----------------------------------------------------------------------------------
 
 
-def asking(said: str, **fields: Any) -> bytes:
-    return json.dumps(serving.asking(said, **fields)).encode()
+def asking(prompt: str, **fields: Any) -> bytes:
+    return json.dumps(serving.asking(prompt, **fields)).encode()
 
 
 def request(
@@ -50,9 +50,9 @@ def request(
     return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
 
-def post(said: str, *headers: str, stream: bool = False, **options: Any) -> bytes:
+def post(prompt: str, *headers: str, stream: bool = False, **options: Any) -> bytes:
     """A request with this prompt."""
-    return request(asking(said, stream=stream), *headers, **options)
+    return request(asking(prompt, stream=stream), *headers, **options)
 
 
 def chunk(data: bytes) -> bytes:
@@ -123,9 +123,9 @@ def opened(server: Server, sent: bytes, number: int, stack: ExitStack) -> Calls:
     return calls
 
 
-def streaming(server: Server, said: str, number: int, stack: ExitStack) -> Calls:
+def streaming(server: Server, prompt: str, number: int, stack: ExitStack) -> Calls:
     """So many streams, each with its first word."""
-    calls = opened(server, post(said, stream=True), number, stack)
+    calls = opened(server, post(prompt, stream=True), number, stack)
     return {connection: serving.read_until(connection, FIRST_WORD) for connection in calls}
 
 

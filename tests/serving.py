@@ -46,8 +46,8 @@ def settings(provider_url: str, provider: str = "workers-ai", **more: str) -> di
     }
 
 
-def asking(said: Any = "Hi", **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": said}], **fields}
+def asking(prompt: Any = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}], **fields}
 
 
 def system_environment() -> dict[str, str]:

@@ -129,10 +129,10 @@ BAD_REQUESTS: dict[str, tuple[bytes, dict[str, str], int, str]] = {
 
 
 @pytest.mark.parametrize(
-    ("refused", "error", "asked", "said"), BAD_REQUESTS.values(), ids=BAD_REQUESTS
+    ("refused", "error", "asked", "line"), BAD_REQUESTS.values(), ids=BAD_REQUESTS
 )
 def test_live_believes_a_400_only_about_its_own_limit(
-    refused: bytes, error: dict[str, str], asked: int, said: str
+    refused: bytes, error: dict[str, str], asked: int, line: str
 ) -> None:
     def talk(connection: socket.socket) -> None:
         is_refused = refused in provider.received(connection)
@@ -141,8 +141,8 @@ def test_live_believes_a_400_only_about_its_own_limit(
     with Provider(talk) as provider:
         status, lines = check(serving.settings(provider.url, "openai"), "--live")
     assert [LIMIT in request for request in provider.requests] == [True, False][:asked]
-    assert (status == 0) == (said == OK)
-    assert said in lines[-1]
+    assert (status == 0) == (line == OK)
+    assert line in lines[-1]
     assert error["message"] not in lines[-1]
 
 

@@ -108,13 +108,13 @@ def as_nobody() -> list[str]:
 
 def environment(port: int) -> dict[str, str]:
     """The Dockerfile's, with this Python's commands and that port, and the settings needed."""
-    said = dict(pair.split("=", 1) for rest in arguments("ENV") for pair in rest.split())
-    assert said["PATH"] == "/venv/bin:$PATH"
-    assert said["PORT"] == "8000" == arguments("EXPOSE")[0]
+    variables = dict(pair.split("=", 1) for rest in arguments("ENV") for pair in rest.split())
+    assert variables["PATH"] == "/venv/bin:$PATH"
+    assert variables["PORT"] == "8000" == arguments("EXPOSE")[0]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     nothing = f"http://{serving.HOST}:{serving.free_port()}"
     settings = serving.settings(nothing, "openai", WEB_CONCURRENCY="1")
-    return {**settings, **said, "PATH": path, "PORT": str(port)}
+    return {**settings, **variables, "PATH": path, "PORT": str(port)}
 
 
 def test_it_copies_what_runs(image: Path) -> None:

@@ -71,13 +71,13 @@ CASES: dict[tuple[str, str, str], float | None] = {
 Seen = tuple[str, float, int]
 
 
-def seen(server: Server, provider: Emulator | Wire, said: str, sent: bytes) -> Seen:
-    """How it ended, after how many seconds, and the POSTs; `said` is for this request alone."""
+def seen(server: Server, provider: Emulator | Wire, prompt: str, sent: bytes) -> Seen:
+    """How it ended, after how many seconds, and the POSTs; `prompt` is for this request alone."""
     started = time.monotonic()
     ended = outcome(answer_to(server, sent))
     seconds = time.monotonic() - started
     sent_on = [asked if isinstance(asked, bytes) else asked.body for asked in provider.requests]
-    return ended, seconds, sum(f'"{said}"'.encode() in body for body in sent_on)
+    return ended, seconds, sum(f'"{prompt}"'.encode() in body for body in sent_on)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def results(serve: Serve) -> Iterator[dict[tuple[str, str, str], Seen]]:
         for case in CASES:
             asked, mode, header = case
             way = (behind_wire, wire) if asked in PLAYS else (limited, emulator)
-            sent = post(said := ", ".join(case), *filter(None, [header]), stream=MODES[mode])
-            found[case] = pool.submit(seen, *way, said, sent)
+            sent = post(prompt := ", ".join(case), *filter(None, [header]), stream=MODES[mode])
+            found[case] = pool.submit(seen, *way, prompt, sent)
         yield {case: future.result() for case, future in found.items()}
 
 

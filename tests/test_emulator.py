@@ -33,8 +33,8 @@ both_paths = pytest.mark.parametrize("path", [NATIVE, OPENAI], ids=["native", "o
 each_way = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
-def post(emulator: Emulator, path: str, said: Any = HELLO, **fields: Any) -> requests.Response:
-    body = asking(said, **fields)
+def post(emulator: Emulator, path: str, prompt: Any = HELLO, **fields: Any) -> requests.Response:
+    body = asking(prompt, **fields)
     return requests.post(emulator.url + path, json=body, timeout=5, allow_redirects=False)
 
 
@@ -46,9 +46,9 @@ def events(content: bytes) -> list[Any]:
 
 
 @contextlib.contextmanager
-def raw(emulator: Emulator, said: str, *, stream: bool) -> Iterator[socket.socket]:
+def raw(emulator: Emulator, prompt: str, *, stream: bool) -> Iterator[socket.socket]:
     """A socket that has sent one request."""
-    sent = crowd.post(said, stream=stream, line=f"POST {NATIVE} HTTP/1.1", keep=True)
+    sent = crowd.post(prompt, stream=stream, line=f"POST {NATIVE} HTTP/1.1", keep=True)
     with socket.create_connection(emulator.server_address, timeout=5) as connection:
         connection.sendall(sent)
         yield connection

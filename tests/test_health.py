@@ -18,8 +18,8 @@ PUBLIC = ["/healthz", "/readyz"]
 READ_ONLY = [*PUBLIC, *MODELS, f"/v1/models/{MODEL}"]
 
 
-def ask(client: FlaskClient, said: str, **fields: Any) -> None:
-    client.post("/", json=asking(said, **fields), headers=BEARER, buffered=True)
+def ask(client: FlaskClient, prompt: str, **fields: Any) -> None:
+    client.post("/", json=asking(prompt, **fields), headers=BEARER, buffered=True)
 
 
 # --- alive and ready --------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def test_misconfigured_is_alive_but_not_ready(env: dict[str, str], broken: dict[
 
 
 @pytest.mark.parametrize(
-    ("said", "stream", "outcome"),
+    ("prompt", "stream", "outcome"),
     [
         ("Hi", False, "done"),
         ("Hi", True, "done"),
@@ -54,10 +54,10 @@ def test_misconfigured_is_alive_but_not_ready(env: dict[str, str], broken: dict[
     ],
 )
 def test_ready_says_how_the_last_call_of_the_provider_ended(
-    client: FlaskClient, said: str, stream: bool, outcome: str
+    client: FlaskClient, prompt: str, stream: bool, outcome: str
 ) -> None:
     assert client.get("/readyz").json == {"status": "ready", "provider": None}
-    ask(client, said, stream=stream)
+    ask(client, prompt, stream=stream)
     ask(client, "Hi", n=2)  # this does not reach the provider, and the next says nothing of it
     with client.post("/", json=asking(stream=True), headers=BEARER) as left:
         assert next(left.iter_encoded())

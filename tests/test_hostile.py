@@ -29,8 +29,8 @@ from emulator import Emulator
 from proxy import connections, upstream
 
 
-def ask(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
-    return client.post("/", data=asking(said, **fields), headers=BEARER)
+def ask(client: FlaskClient, prompt: str = "Hi", **fields: Any) -> TestResponse:
+    return client.post("/", data=asking(prompt, **fields), headers=BEARER)
 
 
 def code_of(answer: TestResponse) -> tuple[int, str]:
@@ -86,11 +86,11 @@ NAUGHTY = [
 def test_a_text_goes_there_and_back_unchanged(emulator: Emulator, provider: str) -> None:
     """Letter for letter at the provider, and in the answer, whose framing it cannot break."""
     client = create_app(serving.settings(emulator.url, provider)).test_client()
-    said = "|".join(NAUGHTY)
+    prompt = "|".join(NAUGHTY)
     for stream in (False, True):
-        response = ask(client, said, stream=stream)
-        assert emulator.requests[-1].json["messages"][-1]["content"] == said
-        readable = said.encode("utf-8", "replace").decode()  # as the emulator quotes it
+        response = ask(client, prompt, stream=stream)
+        assert emulator.requests[-1].json["messages"][-1]["content"] == prompt
+        readable = prompt.encode("utf-8", "replace").decode()  # as the emulator quotes it
         assert f'"{readable}"' in heard_in(response).content
 
 
@@ -213,8 +213,8 @@ def test_a_full_disk_a_home_folder_and_a_debugger_change_nothing(
     """The log cannot be written; nothing is left in the home folder, and no console opens."""
     env |= {"LOG_LEVEL": "debug", "HOME": str(tmp_path), "FLASK_DEBUG": "1"}
     with serving.gunicorn(env, Path("/dev/full")) as server:
-        for said, expected in (("Hi", "done"), ("[[status=500]]", "provider_failed")):
-            assert outcome(answer_to(server, post(said))) == expected
+        for prompt, expected in (("Hi", "done"), ("[[status=500]]", "provider_failed")):
+            assert outcome(answer_to(server, post(prompt))) == expected
         console = "GET /console?__debugger__=yes&cmd=resource&f=debugger.js HTTP/1.1"
         assert error_of(answer_to(server, request(line=console))) == (404, "not_found")
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ from emulator import Emulator
 from proxy.errors import PROVIDER_CODES
 
 INNER_KEY = "inner-Zk8fW2nQ5vB7xT3c"
-SAID = 'This is the emulator, not a model. You said: "Hi"'
+SAID = 'This is the emulator, not a model. You prompt: "Hi"'
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
 each_way = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -179,13 +179,13 @@ class Outcome(NamedTuple):
     asked: int  # how often the provider was
 
 
-def outcome(client: Any, emulator: Emulator, said: str, fault: str, stream: bool) -> Outcome:
+def outcome(client: Any, emulator: Emulator, prompt: str, fault: str, stream: bool) -> Outcome:
     """Of one call of the SDK's, which may ask again. Whatever the provider's status, it is never
     AuthenticationError or RateLimitError: the caller's key is good."""
     import openai
 
     text, code, headers = "", None, {}
-    asked = asking(f"{said} [[{fault}]]", model=MODEL, stream=stream)
+    asked = asking(f"{prompt} [[{fault}]]", model=MODEL, stream=stream)
     try:
         answer = client.chat.completions.create(**asked)
         for part in answer if stream else [answer]:
@@ -200,8 +200,8 @@ def outcome(client: Any, emulator: Emulator, said: str, fault: str, stream: bool
         assert "Request id:" in error.message
         code = error.code
     should_retry = headers.get("X-Should-Retry") == "true"
-    requests = sum(said.encode() in request.body for request in emulator.requests)
-    text = "" if code else text.replace(said, "")
+    requests = sum(prompt.encode() in request.body for request in emulator.requests)
+    text = "" if code else text.replace(prompt, "")
     return Outcome(text, code, should_retry, "Retry-After" in headers, requests)
 
 

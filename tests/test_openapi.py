@@ -106,8 +106,8 @@ NO_TIER_2 = {"LLAMA_PROVIDER_API_KEY": ""}
 FALLBACK = {"LLAMA_PROVIDER_MODELS": f"chat={MODEL}|@cf/other/model"}
 
 
-def asking(said: str = "Hi", **fields: Any) -> dict[str, Any]:
-    return {"json": serving.asking(said, **fields)}
+def asking(prompt: str = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"json": serving.asking(prompt, **fields)}
 
 
 def get(path: str, **options: Any) -> dict[str, Any]:

@@ -226,8 +226,8 @@ CASES = {  # what is said, stream; status, the provider's, how it ended, code, l
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_request_leaves_one_line(served: Server, new_lines: Lines, case: tuple[Any, ...]) -> None:
-    said, stream, status, provider_status, *outcome, more = case
-    answer = answer_to(served, post(said, "x-stainless-retry-count: 1", stream=stream))
+    prompt, stream, status, provider_status, *outcome, more = case
+    answer = answer_to(served, post(prompt, "x-stainless-retry-count: 1", stream=stream))
     (line,) = new_lines()
     assert [name for name in line if name != "seen"] == FIELDS + more
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
@@ -243,7 +243,7 @@ def test_a_request_leaves_one_line(served: Server, new_lines: Lines, case: tuple
     assert (line["first_token_ms"] is not None) == (stream and answer.status == 200)
     assert line["total_ms"] > 0
     assert line["bytes"] == len(answer.body)
-    tokens = (1, 10) if said == "Hi" else (None, None)  # null where the provider did not count
+    tokens = (1, 10) if prompt == "Hi" else (None, None)  # null where the provider did not count
     assert (line["prompt_tokens"], line["completion_tokens"]) == tokens
 
 
@@ -289,8 +289,8 @@ def test_the_usage_of_many_requests_is_what_the_provider_counted(
     """Three keys, whole and streamed, some cut: the report of the log and the emulator agree."""
     keys = list(KEYS.values())
     for number in range(200):
-        said = "[[close=middle,gap=0.001]]" if number % 10 == 9 else f"word number {number}"
-        answer_to(served, post(said, stream=number % 2 == 1, key=keys[number % 3]))
+        prompt = "[[close=middle,gap=0.001]]" if number % 10 == 9 else f"word number {number}"
+        answer_to(served, post(prompt, stream=number % 2 == 1, key=keys[number % 3]))
     rows, others = summed(json.dumps(line) for line in new_lines(200))
     assert others == 0
     assert [row["key"] for row in rows] == sorted(KEYS)

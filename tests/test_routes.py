@@ -24,7 +24,7 @@ from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Timeouts
 
 PATHS = ["/", "/v1/chat/completions", "/chat/completions"]
-SAID = 'This is the emulator, not a model. You said: "Hi"'
+SAID = 'This is the emulator, not a model. You prompt: "Hi"'
 NATIVE_PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
 
 
@@ -38,8 +38,8 @@ def app_with(env: dict[str, str], **more: str) -> FlaskClient:
     return create_app({**env, **more}).test_client()
 
 
-def post(client: FlaskClient, said: str = "Hi", **fields: Any) -> TestResponse:
-    return client.post("/", json=asking(said, **fields), headers=BEARER, buffered=True)
+def post(client: FlaskClient, prompt: str = "Hi", **fields: Any) -> TestResponse:
+    return client.post("/", json=asking(prompt, **fields), headers=BEARER, buffered=True)
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:
