@@ -23,7 +23,7 @@ from emulator import Emulator
 from proxy.errors import PROVIDER_CODES
 
 INNER_KEY = "inner-Zk8fW2nQ5vB7xT3c"
-SAID = 'This is the emulator, not a model. You prompt: "Hi"'
+SAID = 'This is the emulator, not a model. You said: "Hi"'
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
 each_way = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

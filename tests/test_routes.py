@@ -24,7 +24,7 @@ from proxy.upstream import Reply, Upstream
 from proxy.watchdog import Timeouts
 
 PATHS = ["/", "/v1/chat/completions", "/chat/completions"]
-SAID = 'This is the emulator, not a model. You prompt: "Hi"'
+SAID = 'This is the emulator, not a model. You said: "Hi"'
 NATIVE_PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
 
 
