@@ -168,7 +168,15 @@ def test_a_key_elsewhere_is_no_key(client: FlaskClient) -> None:
 
 NO_KEYS = [
     *("", "Bearer", "Bearer ", "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer \xff\xfe"),
-    *(KEY, f"Token {KEY}", f"Bearer{KEY}", f"Bearer\t{KEY}", f"Bearer \t{KEY}", f"Bearer {KEY}\0"),
+    *(
+        KEY,
+        f"Basic {KEY}",
+        f"Token {KEY}",
+        f"Bearer{KEY}",
+        f"Bearer\t{KEY}",
+        f"Bearer \t{KEY}",
+        f"Bearer {KEY}\0",
+    ),
     *(f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", f"Bearer {KEY.upper()}", f"Bearer {PROVIDER_KEY}"),
     *(f'Bearer "{KEY}"', f"Bearer {KEY},Bearer {KEY}", f'Bearer realm="x", token="{KEY}"'),
 ]

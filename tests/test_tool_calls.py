@@ -33,7 +33,8 @@ F, G, HALF = ("f", A), ("g", B), ("f", '{"a":"\ud800"}')
 Rows = dict[str, tuple[list[Any], list[tuple[str, str]]]]
 # More are in provider_cases/. Index, name, arguments, id of each piece; what they are together.
 IN_PIECES: Rows = {
-    "all at index 0, no ids": ([(0, *F), (0, *G)], [F, G]),
+    "all at index 0, no ids": ([(0, *F), (0, *G), (0, *F)], [F, G, F]),
+    "all at index 0": ([(0, *F, "d"), (0, *G, "c"), (0, *F, "e")], [F, G, F]),
     "the same function twice, no ids": ([(0, *F), (0, *F)], [F, F]),
     "half a character, no ids": ([(0, *HALF), (0, *F)], [HALF, F]),
     "no index, no ids": ([(None, *F), (None, *G)], [F, G]),
