@@ -74,7 +74,10 @@ IN_PIECES: Rows = {
     "an empty list with blanks": ([(0, "f", " [ ]\n", "c")], [("f", "{}")]),
     "an object of arguments": ([(0, "f", {"a": 1}, "c")], [F]),
     "nulls at both ends": ([(0,), (0, *F, "c"), (0,)], [F]),
-    "an unfinished call before the next": ([(0, "f", '{"a":'), (0, *G)], [("f", '{"a":'), G]),
+    "unfinished calls before others": (
+        [(0, "f", '{"a":'), (0, "g", "["), (0, *F)],
+        [("f", '{"a":'), ("g", "["), F],
+    ),
     "broken arguments": ([(0, "f", "a}"), (0, "f", "b")], [("f", "a}b")]),
     "a call without a name before another": ([(0, "", "{}", "c"), (1, *G, "d")], [G]),
     "a name that comes after another call": ([(0, "", A, "c"), (1, *G, "d"), (0, "f")], [G, F]),
