@@ -31,11 +31,7 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
 
     In an event `delta` counts before `message`, which some repeat in full beside each delta; and
     both before Workers AI's own `response`, which repeats the same text."""
-    result = frame if "choices" in frame else frame.get("result", frame)
-    if is_event and "choices" not in frame and frame.get("type"):
-        result = {}  # of another kind, as of OpenAI's Responses
-    if not isinstance(result, dict):
-        raise ProviderError("provider_bad_answer", seen="a result that is no object")
+    result = _result(frame, is_event)
     choices: Any = result.get("choices")
     choice = first_object(choices)
     delta, message = _object(choice.get("delta")), _object(choice.get("message"))
@@ -60,11 +56,20 @@ def part(frame: JSON, *, is_event: bool, relay: bool) -> Part:
     return Part(delta, calls, reason, usage, beside, fields, bool(choice), is_message)
 
 
+def _result(frame: JSON, is_event: bool) -> JSON:
+    """The object that has the answer: the frame, or Workers AI's `result` in it."""
+    if is_event and frame.get("type") and "choices" not in frame:
+        return {}  # an event of another kind, as of OpenAI's Responses
+    result = frame if "choices" in frame else frame.get("result", frame)
+    if not isinstance(result, dict):
+        raise ProviderError("provider_bad_answer", seen="a result that is no object")
+    return result
+
+
 def _with_own(message: JSON, result: JSON) -> JSON:
-    """The message, with what it lacks from Workers AI's own form, {response, tool_calls,
-    finish_reason}, or from that of OpenAI's Responses, {output, status} (gpt-oss with `input`)."""
-    content, calls = result.get("response"), result.get("tool_calls")
-    reason = result.get("finish_reason")
+    """The message, with what it lacks from Workers AI's own form, {response, tool_calls}, or from
+    that of OpenAI's Responses, {output, status} (gpt-oss with `input`)."""
+    content, calls, reason = result.get("response"), result.get("tool_calls"), None
     if content and isinstance(content, list):  # JSON mode
         content = strict_json.readable(content)
     if isinstance(result.get("output"), list):
@@ -73,10 +78,8 @@ def _with_own(message: JSON, result: JSON) -> JSON:
         calls = [item for item in items if item.get("type") == "function_call"]
         reason = "length" if result.get("status") == "incomplete" else None
     own = {"content": content, "tool_calls": calls, "finish_reason": reason}
-    for name, item in message.items():
-        if item or (item is not None and not own.get(name)):
-            own[name] = item
-    return own
+    given = {k: v for k, v in message.items() if v or (v is not None and not own.get(k))}
+    return own | given
 
 
 def _delta(added: JSON, relay: bool) -> JSON:
@@ -139,9 +142,8 @@ def _kind(item: Any) -> str | None:
 
 
 _INNER = ("content", "text", "thinking", "reasoning", "summary", "refusal")  # of these it has one
-_THINKING = ("thinking", "reasoning", "reasoning_text", "summary_text")
 _PARTS = dict.fromkeys(("message", "text", "output_text", "refusal"), "text")
-_PARTS |= dict.fromkeys(_THINKING, "thinking")
+_PARTS |= dict.fromkeys(("thinking", "reasoning", "reasoning_text", "summary_text"), "thinking")
 
 
 def finish_reason(word: Any) -> str | None:
