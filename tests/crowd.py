@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import pytest
 import serving
+from recorded import as_bytes
 from serving import DEADLINE, HOST, KEY, HTTPAnswer, Server
 
 SLACK = 15.0  # seconds that a loaded machine may take longer than it should
@@ -233,6 +234,13 @@ def emulator_process(log_file: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "emulator", "--port", str(port), "--gap", "0"]
     with serving.started(command, port, {}, log_file) as server:
         yield server
+
+
+def response(body: Any, *headers: str, status: str = "200 OK") -> bytes:
+    """A provider's response, with these bytes, this text or this JSON."""
+    data = as_bytes(body)
+    head = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(data)}", "", ""]
+    return "\r\n".join(head).encode() + data
 
 
 # What comes before a stream in chunks.

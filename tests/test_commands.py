@@ -11,7 +11,7 @@ import sys
 import pytest
 import serving
 from click.testing import CliRunner, Result
-from crowd import Provider
+from crowd import Provider, response
 from serving import ACCOUNT, BLANK, HOST, KEY, MODEL, PROVIDER_KEY
 
 from emulator import Emulator
@@ -110,12 +110,7 @@ def test_live_says_that_nothing_is_at_the_address() -> None:
     assert "fix: LLAMA_PROVIDER_BASE_URL" in check(env, "--live")[1][-1]
 
 
-def http(status: int, body: object) -> bytes:
-    data = json.dumps(body).encode()
-    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(data), data)
-
-
-ANSWER = http(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
+ANSWER = response({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]})
 LIMIT, ALWAYS = b'"max_tokens"', b"POST"  # what a request has that is refused
 TOO_FEW = "Invalid 'max_tokens': integer below minimum value. Expected a value >= 16."
 BAD_REQUESTS: dict[str, tuple[bytes, dict[str, str], int, str]] = {
@@ -136,7 +131,7 @@ def test_live_believes_a_400_only_about_its_own_limit(
 ) -> None:
     def talk(connection: socket.socket) -> None:
         is_refused = refused in provider.received(connection)
-        connection.sendall(http(400, {"error": error}) if is_refused else ANSWER)
+        connection.sendall(response({"error": error}, status="400 X") if is_refused else ANSWER)
 
     with Provider(talk) as provider:
         status, lines = check(serving.settings(provider.url, "openai"), "--live")

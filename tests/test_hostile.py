@@ -1,7 +1,6 @@
 """Hostile and unlucky: clients, bodies, providers and machines that do what nobody should."""
 
 import gzip
-import json
 import os
 import re
 import ssl
@@ -20,6 +19,7 @@ import trustme
 from crowd import answer_to, answering, asking, chunk, error_of, outcome, post, request
 from flask.testing import FlaskClient
 from gunicorn.config import Config as GunicornConfig
+from recorded import as_bytes
 from serving import BEARER, HOST, PROVIDER_KEY, ROOT, HTTPAnswer, Server
 from test_provider_cases import heard_in
 from werkzeug.test import TestResponse
@@ -109,9 +109,8 @@ def test_a_megabyte_that_is_hard_to_read_is_refused_soon(client: FlaskClient) ->
 
 # --- providers --------------------------------------------------------------------------------
 
-ANSWER = json.dumps({"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]})
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(ANSWER)
-WHOLE = OK + b"\r\n" + ANSWER.encode()
+ANSWER = as_bytes({"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]})
+WHOLE = crowd.response(ANSWER, "Content-Type: application/json")
 
 
 def client_of(provider: crowd.Provider, **more: str) -> FlaskClient:
@@ -144,7 +143,7 @@ OURS = {"Content-Type", "Content-Length", "X-Request-Id"}
 @pytest.mark.parametrize("status", [b"200 OK", b"500 Internal Server Error"])
 def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
     """But for its request id, where that is clean: this one is folded over two lines."""
-    sent = (OK + EVIL_HEADERS + b"\r\n").replace(b"200 OK", status) + ANSWER.encode()
+    sent = WHOLE.replace(b"200 OK", status).replace(b"\r\n\r\n", b"\r\n" + EVIL_HEADERS + b"\r\n")
     with answering(sent) as provider:
         response = ask(client_of(provider))
     assert "evil" not in str(response.headers)
@@ -152,10 +151,10 @@ def test_no_header_of_the_providers_reaches_the_caller(status: bytes) -> None:
     assert set(response.headers.keys()) == OURS | more
 
 
-GZIPPED = gzip.compress(ANSWER.encode())
+GZIPPED = gzip.compress(ANSWER)
 ODD_ANSWERS = {
     "a length and chunks": b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + chunk(ANSWER.encode())
+    + chunk(ANSWER)
     + chunk(b""),
     "compressed, though nobody asked": b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
     % (len(GZIPPED), GZIPPED),

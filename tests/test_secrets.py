@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import serving
 from conftest import Serve
-from crowd import PROC, Wire, exchange, post, request, workers
+from crowd import PROC, Wire, exchange, post, request, response, workers
 from recorded import as_bytes
 
 KEY, PROVIDER_KEY, ACCOUNT, PROMPT, PROSE, WRONG_KEY = (
@@ -21,11 +21,9 @@ JSON = "application/json"
 
 
 def http(status: int, body: Any, kind: str = JSON, *headers: str) -> bytes:
-    data = as_bytes(body)
-    lines = [f"HTTP/1.1 {status} {PROSE}", f"Content-Type: {kind}", f"X-Secret: {SAID_BACK}"]
-    lines += [f"cf-ai-req-id: {SAID_BACK}", f"Set-Cookie: a={PROSE}", f"cf-ray: {PROSE}"]
-    lines += [*headers, f"Content-Length: {len(data)}", "", ""]
-    return "\r\n".join(lines).encode() + data
+    lines = [f"Content-Type: {kind}", f"X-Secret: {SAID_BACK}", f"cf-ai-req-id: {SAID_BACK}"]
+    lines += [f"Set-Cookie: a={PROSE}", f"cf-ray: {PROSE}", *headers]
+    return response(body, *lines, status=f"{status} {PROSE}")
 
 
 def envelope(code: int) -> dict[str, Any]:
