@@ -16,12 +16,13 @@ import crowd
 import pytest
 import serving
 import trustme
-from crowd import answer_to, answering, asking, chunk, error_of, outcome, post, request
+from crowd import answer_to, answering, asking, chunk, outcome, post, request
 from flask.testing import FlaskClient
 from gunicorn.config import Config as GunicornConfig
 from recorded import as_bytes
-from serving import BEARER, HOST, PROVIDER_KEY, ROOT, HTTPAnswer, Server
+from serving import BEARER, HOST, PROVIDER_KEY, ROOT, Server
 from test_provider_cases import heard_in
+from test_routes import code_of, error_of
 from werkzeug.test import TestResponse
 
 from app import create_app
@@ -31,12 +32,6 @@ from proxy import connections, upstream
 
 def ask(client: FlaskClient, prompt: str = "Hi", **fields: Any) -> TestResponse:
     return client.post("/", data=asking(prompt, **fields), headers=BEARER)
-
-
-def code_of(answer: TestResponse) -> tuple[int, str]:
-    """Status and code of an error in our form."""
-    headers, body = answer.headers, answer.data
-    return error_of(HTTPAnswer(answer.status_code, headers, body))  # type: ignore[arg-type]
 
 
 # --- the wire ---------------------------------------------------------------------------------
@@ -104,7 +99,8 @@ def test_a_megabyte_that_is_hard_to_read_is_refused_soon(client: FlaskClient) ->
         started = time.process_time()
         response = client.post("/", data=body, headers=BEARER)
         assert time.process_time() - started < 1
-        assert code_of(response)[0] == 400
+        assert error_of(response)
+        assert response.status_code == 400
 
 
 # --- providers --------------------------------------------------------------------------------
@@ -128,7 +124,7 @@ def test_a_status_that_is_not_2xx_is_no_answer(status: str, code: str) -> None:
     """Even where its body looks like one."""
     for stream in (False, True):
         with answering(WHOLE.replace(b"200 OK", status.encode())) as provider:
-            assert code_of(ask(client_of(provider), stream=stream)) == (502, code)
+            assert code_of(ask(client_of(provider), stream=stream)) == code
             assert len(provider.requests) == 1
 
 
@@ -190,7 +186,7 @@ def test_a_certificate_is_for_its_host_and_its_time(
     with answering(WHOLE, tls=tls) as provider:
         response = ask(client_of(provider, LLAMA_PROVIDER_CA_BUNDLE=str(tmp_path / "ca.pem")))
         assert (response.status_code == 200) == is_good == bool(provider.requests)
-        assert is_good or code_of(response) == (502, "provider_unreachable")
+        assert is_good or code_of(response) == "provider_unreachable"
 
 
 # --- the machine ------------------------------------------------------------------------------
@@ -215,7 +211,7 @@ def test_a_full_disk_a_home_folder_and_a_debugger_change_nothing(
         for prompt, expected in (("Hi", "done"), ("[[status=500]]", "provider_failed")):
             assert outcome(answer_to(server, post(prompt))) == expected
         console = "GET /console?__debugger__=yes&cmd=resource&f=debugger.js HTTP/1.1"
-        assert error_of(answer_to(server, request(line=console))) == (404, "not_found")
+        assert crowd.error_of(answer_to(server, request(line=console))) == (404, "not_found")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -246,7 +242,7 @@ def test_a_failure_under_flask_debug_is_json_too(
     app = create_app(env)
     assert app.debug
     response = ask(app.test_client())
-    assert code_of(response) == (500, "internal_error")
+    assert code_of(response) == "internal_error"
     assert PROVIDER_KEY not in response.text
 
 
